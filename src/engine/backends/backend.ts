@@ -1,0 +1,38 @@
+/**
+ * What a compute backend is: something that can train, evaluate, compare and serve a checkpoint. A backend
+ * knows files and numbers; it knows nothing of HTTP, jobs or the database. Long work is an
+ * `AsyncIterable<WorkEvent>` with an `AbortSignal`: aborting asks for a clean stop (training saves its state
+ * first, then yields `stopped`). Backends run inside a compute process (`engine/jobs/child.ts`,
+ * `engine/serving/child.ts`), never in the server.
+ */
+import type { WorkEvent } from "../../ops/events.ts";
+import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import type { ServedModel } from "../infer/servedModel.ts";
+import type { CompareWork, EvaluateWork, TrainWork } from "./work.ts";
+
+export interface BackendProbe {
+  readonly available: boolean;
+  /** Why not, when it is not available: names what is missing and where it can be had. */
+  readonly reason: string | null;
+  /** For a person: CPU or adapter name. */
+  readonly device: string | null;
+  /** Facts such as kernel variant, SIMD level, limits. */
+  readonly features: Readonly<Record<string, string | number | boolean>>;
+  /** Bytes a model and its activations may take on it, or null when unknown. */
+  readonly memoryBytes: number | null;
+}
+
+export interface Backend {
+  readonly name: string;
+  readonly description: string;
+  /** Higher is preferred by `backend: "auto"` among those available. */
+  readonly preference: number;
+  /** Cheap, without side effects that outlive it, never throws. */
+  probe(): Promise<BackendProbe>;
+  train(work: TrainWork, signal: AbortSignal): AsyncIterable<WorkEvent>;
+  evaluate(work: EvaluateWork, signal: AbortSignal): AsyncIterable<WorkEvent>;
+  /** Measures the logit change between two checkpoints on a seeded probe batch. */
+  compare(work: CompareWork, signal: AbortSignal): AsyncIterable<WorkEvent>;
+  /** Loads a checkpoint for generation and scoring; the caller closes it. */
+  load(checkpoint: ResolvedCheckpoint): Promise<ServedModel>;
+}

@@ -1,0 +1,60 @@
+/**
+ * A checkpoint held in memory by a compute process, ready to generate and to score. It speaks token ids
+ * only; text is the business of whoever holds the tokenizer.
+ */
+
+/** One position's distribution, as the completions API reports it. */
+export interface TokenLogprobs {
+  readonly token: number;
+  /** ln p(token), float32 arithmetic. */
+  readonly logprob: number;
+  /** The `top` most probable ids with their logprobs, most probable first. */
+  readonly top: readonly (readonly [id: number, logprob: number])[];
+}
+
+export interface GenerateRequest {
+  readonly promptIds: readonly number[];
+  readonly maxTokens: number;
+  /** 0 = greedy: the first id with the highest logit. */
+  readonly temperature: number;
+  /** Nucleus sampling: the smallest set of most probable ids whose mass reaches it; 1 = all. */
+  readonly topP: number;
+  readonly seed: number;
+  /** Ends generation; not part of the output. */
+  readonly stopIds: readonly number[];
+  /** Top alternatives to report for each token; null for no logprobs at all. */
+  readonly logprobs: number | null;
+  /** Report the prompt's own logprobs too. */
+  readonly echo: boolean;
+}
+
+export type GenerateEvent =
+  /** Once, first, when `echo` and `logprobs` are set: entry i is for prompt token i; entry 0 is null. */
+  | { readonly type: "prompt"; readonly logprobs: readonly (TokenLogprobs | null)[] }
+  | { readonly type: "token"; readonly id: number; readonly logprobs: TokenLogprobs | null }
+  | { readonly type: "end"; readonly reason: "stop" | "length" };
+
+/** ln p of each continuation token given all before it, and whether each was the argmax. */
+export interface ScoreRequest {
+  /** Context followed by continuation. */
+  readonly ids: readonly number[];
+  /** Index of the first continuation token in `ids`; at least 1. */
+  readonly start: number;
+}
+
+export interface ScoreResult {
+  /** Sum of the continuation's log-probabilities. */
+  readonly logLikelihood: number;
+  readonly isGreedy: boolean;
+}
+
+export interface ServedModel {
+  /** Longest context in tokens. */
+  readonly maxLength: number;
+  readonly vocabSize: number;
+  readonly memoryBytes: number;
+  generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<GenerateEvent>;
+  /** The result does not depend on which requests are scored together. */
+  score(requests: readonly ScoreRequest[], signal: AbortSignal): Promise<ScoreResult[]>;
+  close(): void;
+}
