@@ -62,7 +62,7 @@ export class Client {
       try {
         for await (const message of serverSentEvents(response.body)) {
           if (message.id !== "") lastId = message.id;
-          if (message.data !== "") yield { type: message.event, data: JSON.parse(message.data) as Record<string, unknown> };
+          if (message.data !== "") yield JSON.parse(message.data) as JobEvent;
         }
         return;
       } catch (error) {

@@ -34,6 +34,8 @@ export interface TrainingState {
   /** Carried for the result: the last training and validation losses. */
   readonly lastLoss: number | null;
   readonly lastValidationLoss: number | null;
+  /** Step after which `lastValidationLoss` was taken; absent when there was none. */
+  readonly lastValidationStep?: number;
 }
 
 /** Blobs a compute process has finished writing: they lie in the blob directory, not yet in the database. */
@@ -57,7 +59,12 @@ export type WorkEvent =
     }
   | { readonly type: "metrics"; readonly point: MetricPoint }
   /** A point from which the work can go on. `publish` asks for a checkpoint resource as well. */
-  | { readonly type: "saved"; readonly state: TrainingState; readonly blobs: readonly NewBlob[]; readonly publish: boolean }
+  | {
+      readonly type: "saved";
+      readonly state: TrainingState;
+      readonly blobs: readonly NewBlob[];
+      readonly publish: boolean;
+    }
   /** Last event of work that ended well. */
   | { readonly type: "result"; readonly result: unknown; readonly blobs: readonly NewBlob[] }
   /** Last event of work that stopped because it was asked to. */

@@ -33,6 +33,8 @@ export interface CheckpointManifest {
   readonly original: readonly FileRef[] | null;
   /** AdamW moments kept with the weights, or null. */
   readonly optimizer: OptimizerRef | null;
+  /** Set for a model whose tokens are bytes: it has no tokenizer files and still speaks text. */
+  readonly tokenizer?: "bytes";
 }
 
 /** First and second moments, one F32 tensor each per weight, under the weight's own name. */
@@ -69,6 +71,16 @@ export type TokenizerRef =
   | { readonly kind: "bytes" }
   /** `tokenizer.json` and `tokenizer_config.json` of the checkpoint, as blobs that outlive it. */
   | { readonly kind: "checkpoint"; readonly checkpoint: string; readonly files: readonly FileRef[] };
+
+/** @returns the tokenizer that a checkpoint speaks through, or null where it knows token ids only. */
+export function tokenizerOf(
+  checkpoint: string,
+  manifest: Pick<CheckpointManifest, "files" | "tokenizer">,
+): TokenizerRef | null {
+  if (manifest.tokenizer === "bytes") return { kind: "bytes" };
+  if (!manifest.files.some((file) => file.name === "tokenizer.json")) return null;
+  return { kind: "checkpoint", checkpoint, files: manifest.files };
+}
 
 export interface DatasetManifest {
   readonly tokenizer: TokenizerRef;

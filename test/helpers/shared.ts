@@ -8,11 +8,20 @@ import { fileURLToPath } from "node:url";
 
 const repository = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 
+function sharedPath(...parts: string[]): string | null {
+  const root = process.env["CAMBIUM_SHARED"] ?? join(repository, "..", "shared");
+  const path = join(root, ...parts);
+  return existsSync(path) ? path : null;
+}
+
 /** @returns the path of `parts` below the shared data folder, or null where it does not exist. */
 export function sharedData(...parts: string[]): string | null {
-  const root = process.env["CAMBIUM_SHARED"] ?? join(repository, "..", "shared");
-  const path = join(root, "data", ...parts);
-  return existsSync(path) ? path : null;
+  return sharedPath("data", ...parts);
+}
+
+/** @returns the path of `parts` below the shared reference folder, or null where it does not exist. */
+export function sharedReference(...parts: string[]): string | null {
+  return sharedPath("reference", ...parts);
 }
 
 /** Skip option for node:test: false when every path is there, else the reason. */

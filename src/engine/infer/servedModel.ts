@@ -32,7 +32,12 @@ export type GenerateEvent =
   /** Once, first, when `echo` and `logprobs` are set: entry i is for prompt token i; entry 0 is null. */
   | { readonly type: "prompt"; readonly logprobs: readonly (TokenLogprobs | null)[] }
   | { readonly type: "token"; readonly id: number; readonly logprobs: TokenLogprobs | null }
-  | { readonly type: "end"; readonly reason: "stop" | "length" };
+  | {
+      readonly type: "end";
+      readonly reason: "stop" | "length";
+      /** The id of `stopIds` that ended it, computed but not part of the output; null for other ends. */
+      readonly stopToken: { readonly id: number; readonly logprobs: TokenLogprobs | null } | null;
+    };
 
 /** ln p of each continuation token given all before it, and whether each was the argmax. */
 export interface ScoreRequest {

@@ -96,7 +96,8 @@ export interface JobRequests {
   growth: GrowthRequest;
   dataset_build: DatasetRequest;
   training: TrainingRequest;
-  evaluation: EvaluationRequest & { evaluation: string };
+  /** `evaluation` is the id of the evaluation's own row, given when the job is queued. */
+  evaluation: EvaluationRequest & { evaluation?: string };
 }
 
 export type JobKind = keyof JobRequests;

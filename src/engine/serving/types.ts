@@ -10,6 +10,8 @@ export interface ModelPool {
   generate(checkpoint: ResolvedCheckpoint, request: GenerateRequest, signal: AbortSignal): AsyncIterable<GenerateEvent>;
   /** Checkpoint ids in memory now. */
   warm(): readonly string[];
+  /** Unloads checkpoints that were deleted, as soon as what runs on them has ended. Unknown ids are fine. */
+  drop(checkpointIds: readonly string[]): void;
   close(): Promise<void>;
 }
 

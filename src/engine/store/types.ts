@@ -172,7 +172,11 @@ export interface CheckpointStore {
   get(idOrName: string): Promise<CheckpointRow>;
   list(query: ListQuery & { name?: string; relation?: Relation; parent?: string }): Promise<Page<CheckpointRow>>;
   /** @throws precondition_failed when `ifVersion` is given and not the row's. */
-  update(id: string, change: { name?: string | null; metadata?: JsonObject }, ifVersion?: number): Promise<CheckpointRow>;
+  update(
+    id: string,
+    change: { name?: string | null; metadata?: JsonObject },
+    ifVersion?: number,
+  ): Promise<CheckpointRow>;
   /**
    * Deletes a checkpoint; with `cascade` its descendants too. Blobs no longer referred to are swept later.
    * @throws conflict with the ids in `details.children` when it has children and not cascade, or is in use by
@@ -180,7 +184,10 @@ export interface CheckpointStore {
    */
   delete(id: string, options: { cascade: boolean; ifVersion?: number }): Promise<readonly string[]>;
   /** All ancestors and descendants, with edges. */
-  lineage(id: string): Promise<{ nodes: readonly CheckpointRow[]; edges: readonly { parent: string; child: string; relation: Relation }[] }>;
+  lineage(id: string): Promise<{
+    nodes: readonly CheckpointRow[];
+    edges: readonly { parent: string; child: string; relation: Relation }[];
+  }>;
   /** Tells which blobs of a checkpoint are referred to by others too. */
   sharedBlobs(id: string): Promise<ReadonlySet<string>>;
   resolve(row: CheckpointRow): Promise<ResolvedCheckpoint>;
@@ -223,7 +230,14 @@ export interface EvaluationStore {
   get(id: string): Promise<EvaluationRow>;
   list(query: ListQuery & { checkpoint?: string }): Promise<Page<EvaluationRow>>;
   /** Latest result of each checkpoint and task. */
-  results(query: { checkpoint?: string; task?: string }): Promise<readonly (EvaluationResultRow & { checkpoint: string; checkpointName: string | null; evaluation: string; createdAt: Date })[]>;
+  results(query: { checkpoint?: string; task?: string }): Promise<
+    readonly (EvaluationResultRow & {
+      checkpoint: string;
+      checkpointName: string | null;
+      evaluation: string;
+      createdAt: Date;
+    })[]
+  >;
 }
 
 export interface KeyStore {

@@ -1,0 +1,102 @@
+/**
+ * Compiles the C kernels of `src/engine/kernels/wasm/c` to the committed `kernels.simd128.wasm` and
+ * its relaxed siblings: `node scripts/buildKernels.ts`. Needed only after a change of the C sources; wants clang
+ * 19.1.7 and its linker (Debian 12: `apt-get install clang-19 lld-19 libclang-common-19-dev`), because another
+ * compiler may give other bytes and a test holds the committed files to the sources.
+ *
+ * The kernels run on the heap of the tfjs backend, so a module with memory of its own would overwrite tensors: a
+ * function with a stack frame (-Wframe-larger-than=0) or a module with a data segment is refused here.
+ */
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const folder = fileURLToPath(new URL("../src/engine/kernels/wasm/", import.meta.url));
+const compileTimeoutMs = 180_000;
+/** The one that the committed files were built with. */
+const compilerVersion = "19.1.7";
+
+const commonFlags = [
+  "--target=wasm32",
+  "-std=c17",
+  "-ffreestanding",
+  "-nostdlib",
+  "-O3",
+  "-ffp-contract=off",
+  "-fno-math-errno",
+  "-msimd128",
+  "-mbulk-memory",
+  "-Wall",
+  "-Wextra",
+  "-Werror",
+  "-Wframe-larger-than=0",
+  "-Wl,--no-entry",
+  "-Wl,--import-memory",
+  "-Wl,--strip-all",
+];
+
+/** The builds: file name and the flags that make it differ. */
+export const kernelBuilds = {
+  "kernels.simd128.wasm": [],
+  "kernels.relaxed.wasm": ["-mrelaxed-simd"],
+  "kernels.relaxed256.wasm": ["-mrelaxed-simd", "-DNR=16"],
+} as const satisfies Record<string, readonly string[]>;
+
+/** @returns null when the compiler is there, else what is missing. */
+export function missingCompiler(): string | null {
+  const versionOf = (program: string): string => {
+    try {
+      return execFileSync(program, ["--version"], { encoding: "utf8", timeout: 10_000 });
+    } catch {
+      return "";
+    }
+  };
+  const missing = ["clang-19", "wasm-ld-19"].filter((program) => !versionOf(program).includes(compilerVersion));
+  return missing.length === 0 ? null : `${missing.join(" and ")} ${compilerVersion} (Debian: clang-19, lld-19) not found`;
+}
+
+/** @returns the bytes of one build, compiled from the sources as they are now. */
+export function compileKernels(name: keyof typeof kernelBuilds): Buffer {
+  const sources = readdirSync(join(folder, "c")).filter((file) => file.endsWith(".c")).sort();
+  const scratch = mkdtempSync(join(tmpdir(), "kernels-"));
+  try {
+    const output = join(scratch, name);
+    const flags = [...commonFlags, ...kernelBuilds[name], "-fuse-ld=lld", "-o", output];
+    const options = { cwd: join(folder, "c"), stdio: "inherit", timeout: compileTimeoutMs } as const;
+    execFileSync("clang-19", [...flags, ...sources], options);
+    const bytes = readFileSync(output);
+    refuseOwnMemory(name, bytes);
+    return bytes;
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+/** Id of the data section in the WebAssembly binary format, 5.5.2. */
+const dataSection = 11;
+
+function refuseOwnMemory(name: string, bytes: Uint8Array): void {
+  let at = 8; // magic and version
+  while (at < bytes.length) {
+    if (bytes[at++] === dataSection) throw new Error(`${name} has a data segment; kernels may own no memory`);
+    let size = 0;
+    for (let shift = 0, more = true; more; shift += 7) {
+      const byte = bytes[at++] ?? 0;
+      size += (byte & 0x7f) * 2 ** shift;
+      more = byte >= 0x80;
+    }
+    at += size;
+  }
+}
+
+if (import.meta.main) {
+  const missing = missingCompiler();
+  if (missing !== null) throw new Error(missing);
+  for (const name of Object.keys(kernelBuilds) as (keyof typeof kernelBuilds)[]) {
+    const bytes = compileKernels(name);
+    writeFileSync(join(folder, name), bytes);
+    console.log(`${name} ${bytes.length} bytes`);
+  }
+}

@@ -1,0 +1,54 @@
+/**
+ * What can compute here: backends, probed when asked and remembered for a short while, and workers. A probe that
+ * does not answer in time counts as not available, and says so.
+ */
+import type { BackendProbe } from "../../engine/backends/backend.ts";
+import type { ProbedBackend, RouteDeps } from "../deps.ts";
+import type { HandlersOf, Schemas } from "../handlers.ts";
+import { presentAll, presentWorker } from "../present.ts";
+
+const probeTimeoutMs = 10_000;
+const rememberMs = 30_000;
+
+export function createComputeHandlers(deps: RouteDeps): HandlersOf<"listBackends" | "listWorkers"> {
+  let remembered: { answer: Promise<Schemas["Backend"][]>; untilMs: number } | null = null;
+  return {
+    async listBackends() {
+      if (!remembered || remembered.untilMs < performance.now()) {
+        remembered = { answer: probeAll(deps), untilMs: performance.now() + rememberMs };
+        remembered.answer.catch(() => (remembered = null));
+      }
+      return { status: 200, body: presentAll(await remembered.answer) };
+    },
+    async listWorkers() {
+      return { status: 200, body: presentAll((await deps.store.workers.list()).map(presentWorker)) };
+    },
+  };
+}
+
+async function probeAll(deps: RouteDeps): Promise<Schemas["Backend"][]> {
+  const backends = await deps.backends();
+  return Promise.all(backends.map((backend) => probeOne(backend, deps.settings.backends)));
+}
+
+async function probeOne(backend: ProbedBackend, allowed: readonly string[] | null): Promise<Schemas["Backend"]> {
+  const { name, description, preference } = backend;
+  const isAllowed = allowed === null || allowed.includes(name);
+  const found = isAllowed ? await probeInTime(backend) : unavailable("not among BACKENDS, the backends that may be used");
+  const { available, reason, device, memoryBytes } = found;
+  const features = { ...found.features };
+  return { name, description, preference, available, reason, device, features, memory_bytes: memoryBytes };
+}
+
+async function probeInTime(backend: ProbedBackend): Promise<BackendProbe> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<BackendProbe>((resolve) => {
+    const reason = `the probe did not answer within ${probeTimeoutMs} ms`;
+    timer = setTimeout(() => resolve(unavailable(reason)), probeTimeoutMs);
+  });
+  return Promise.race([backend.probe(), late]).finally(() => clearTimeout(timer));
+}
+
+function unavailable(reason: string): BackendProbe {
+  return { available: false, reason, device: null, features: {}, memoryBytes: null };
+}

@@ -1,0 +1,85 @@
+/** Growth operators, plans (computed here and now from the configuration alone) and growth jobs. */
+import { expectedTensors } from "../../ops/architectures/llama.ts";
+import { formatLlamaConfig, parseLlamaConfig } from "../../ops/architectures/llamaConfig.ts";
+import { CodedError, invariant } from "../../ops/errors.ts";
+import { listOperators, planGrowth, type GrowthOperator, type GrowthPlan, type GrowthSource } from "../../ops/growth/index.ts";
+import type { JsonObject } from "../../ops/manifest.ts";
+import { findPreset, presets } from "../../ops/planner/presets.ts";
+import type { CheckpointStore } from "../../engine/store/types.ts";
+import type { RouteDeps } from "../deps.ts";
+import type { HandlersOf, Schemas } from "../handlers.ts";
+import type { JobAnswers } from "../jobAnswers.ts";
+import { presentAll } from "../present.ts";
+
+/** FLOPs of training per parameter and token: forward 2, backward 4 (the paper, section B.2). */
+const flopsPerParameter = 6;
+
+export function createGrowthHandlers(
+  deps: RouteDeps,
+  answers: JobAnswers,
+): HandlersOf<"listOperators" | "createGrowthPlan" | "createGrowth"> {
+  return {
+    listOperators() {
+      return { status: 200, body: presentAll(listOperators().map(presentOperator)) };
+    },
+    async createGrowthPlan({ body }) {
+      const { source, configJson } = await findSource(deps.store.checkpoints, body);
+      return { status: 200, body: presentPlan(planGrowth(source, body), configJson) };
+    },
+    createGrowth: (call) => answers.submit("growth", call.body, call),
+  };
+}
+
+/** What is to be grown, and the `config.json` whose unknown fields the target keeps. */
+async function findSource(
+  checkpoints: CheckpointStore,
+  body: Schemas["GrowthPlanRequest"],
+): Promise<{ source: GrowthSource; configJson: JsonObject }> {
+  if (body.checkpoint !== undefined) {
+    const { manifest } = await checkpoints.get(body.checkpoint);
+    return { source: manifest, configJson: manifest.configJson };
+  }
+  if (body.config !== undefined) {
+    const config = parseLlamaConfig(body.config);
+    return { source: { config, tensors: expectedTensors(config) }, configJson: body.config };
+  }
+  invariant(body.preset !== undefined, "the contract asks for one of checkpoint, config and preset");
+  const config = findPreset(body.preset);
+  if (config) return { source: { config, tensors: expectedTensors(config) }, configJson: {} };
+  const detail = `got ${JSON.stringify(body.preset)}, want one of ${Object.keys(presets).join(", ")}`;
+  throw new CodedError("invalid_request", `/preset: ${detail}`, { fields: [{ pointer: "/preset", detail }] });
+}
+
+function presentOperator(operator: GrowthOperator): Schemas["Operator"] {
+  return {
+    name: operator.name,
+    description: operator.summary,
+    axes: [...operator.axes],
+    params: { ...operator.paramsSchema } as Record<string, JsonObject>,
+    preserves_function: { ...operator.preservesFunction },
+    reference: { ...operator.reference },
+  };
+}
+
+function presentPlan(plan: GrowthPlan, configJson: JsonObject): Schemas["GrowthPlan"] {
+  return {
+    operator: plan.operator,
+    axis: plan.axis,
+    source_config: formatLlamaConfig(plan.sourceConfig, configJson),
+    target_config: formatLlamaConfig(plan.targetConfig, configJson),
+    num_parameters: plan.numParameters,
+    num_parameters_non_embedding: plan.numParametersNonEmbedding,
+    num_new_parameters: plan.numNewParameters,
+    growth_factor: plan.growthFactor,
+    new_bytes: plan.newBytes,
+    shared_bytes: plan.sharedBytes,
+    peak_memory_bytes: plan.peakMemoryBytes,
+    flops_per_token: flopsPerParameter * plan.numParameters,
+    layer_map: [...plan.layerMap],
+    new_layers: [...plan.newLayers],
+    connection_rate: plan.connectionRate,
+    preserves_function: plan.preservesFunction.value,
+    preserves_function_reason: plan.preservesFunction.reason,
+    warnings: [...plan.warnings],
+  };
+}

@@ -1,0 +1,53 @@
+/**
+ * From what a client calls a model (an id, a name, or nothing where there is only one) to the checkpoint and its
+ * tokenizer. Requests to the engine are made elsewhere.
+ */
+import { CodedError } from "../../ops/errors.ts";
+import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import { tokenizerSource } from "../../engine/serving/tokenizerCache.ts";
+import type { TokenizerSource } from "../../engine/serving/tokenizerCache.ts";
+import type { CheckpointRow, Store } from "../../engine/store/types.ts";
+import type { Schemas } from "../handlers.ts";
+
+export interface InferenceModel {
+  readonly row: CheckpointRow;
+  readonly checkpoint: ResolvedCheckpoint;
+  /** Null for a checkpoint that speaks token ids only. */
+  readonly tokenizer: TokenizerSource | null;
+}
+
+/**
+ * @param reference null where the client named none
+ * @throws not_found, invalid_request when none is named and there are several
+ */
+export async function findModel(store: Store, reference: string | null): Promise<InferenceModel> {
+  const row = reference === null ? await onlyCheckpoint(store) : await store.checkpoints.get(reference);
+  const checkpoint = await store.checkpoints.resolve(row);
+  return { row, checkpoint, tokenizer: tokenizerSource(checkpoint) };
+}
+
+async function onlyCheckpoint(store: Store): Promise<CheckpointRow> {
+  const { rows } = await store.checkpoints.list({ limit: 2 });
+  const [row] = rows;
+  if (row === undefined) throw new CodedError("not_found", "there is no checkpoint yet: register one first");
+  if (rows.length === 1) return row;
+  const detail = "is missing: it may be left out only where the service has a single checkpoint";
+  throw new CodedError("invalid_request", `model ${detail}`, { fields: [{ pointer: "/model", detail }] });
+}
+
+/** @throws unprocessable when the checkpoint has no tokenizer */
+export function requireTokenizer({ row, tokenizer }: InferenceModel): TokenizerSource {
+  if (tokenizer !== null) return tokenizer;
+  throw new CodedError("unprocessable", `${row.id} has no tokenizer: it takes and gives token ids only`);
+}
+
+export function presentModel(row: CheckpointRow): Schemas["Model"] {
+  return {
+    id: row.id,
+    object: "model",
+    created: Math.floor(row.createdAt.getTime() / 1000),
+    owned_by: "cambium",
+    name: row.name,
+    max_model_len: row.manifest.config.maxPositionEmbeddings,
+  };
+}

@@ -1,0 +1,56 @@
+/**
+ * The registry of backends: one line each. It is cheap to import and to probe; tensor libraries are loaded by
+ * the first work that needs one.
+ */
+import { CodedError } from "../../ops/errors.ts";
+import type { Backend } from "./backend.ts";
+import { createCpuBackend } from "./cpu.ts";
+import { createWasmBackend } from "./wasm.ts";
+
+const factories: Readonly<Record<string, () => Backend>> = {
+  wasm: () => createWasmBackend(),
+  cpu: () => createCpuBackend(),
+};
+
+/** @returns all backends this version knows, whether they work here or not; the preferred first. */
+export function listBackends(): readonly Backend[] {
+  return Object.values(factories)
+    .map((make) => make())
+    .sort((a, b) => b.preference - a.preference);
+}
+
+/** @throws backend_unavailable for a name that no backend has */
+export function getBackend(name: string): Backend {
+  const make = Object.hasOwn(factories, name) ? factories[name] : undefined;
+  if (make) return make();
+  const known = Object.keys(factories).join(", ");
+  throw new CodedError("backend_unavailable", `there is no backend ${JSON.stringify(name)}; there are ${known}`);
+}
+
+/**
+ * The backend to use for a request.
+ * @param name a backend's, or `auto` for the most preferred that works here
+ * @param allowed names that may be used; null for all
+ * @throws backend_unavailable, saying why
+ */
+export async function chooseBackend(name: string, allowed: readonly string[] | null = null): Promise<Backend> {
+  const isAllowed = (backend: Backend): boolean => allowed === null || allowed.includes(backend.name);
+  const candidates = name === "auto" ? listBackends().filter(isAllowed) : [getBackend(name)];
+  const reasons: string[] = [];
+  for (const backend of candidates) {
+    if (!isAllowed(backend)) {
+      const wanted = `BACKENDS allows ${allowed?.join(", ")}`;
+      throw new CodedError("backend_unavailable", `backend ${name} is switched off here; ${wanted}`);
+    }
+    const { available, reason } = await backend.probe();
+    if (available) return backend;
+    reasons.push(`${backend.name}: ${reason}`);
+  }
+  const why = reasons.length > 0 ? reasons.join("; ") : "BACKENDS allows none that this version has";
+  throw new CodedError("backend_unavailable", `backend ${name} is not available: ${why}`);
+}
+
+/** @returns what `chooseBackend` does when every backend is allowed. */
+export function findBackend(name: string): Promise<Backend> {
+  return chooseBackend(name);
+}

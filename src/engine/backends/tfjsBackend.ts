@@ -1,0 +1,31 @@
+/**
+ * The `Backend` interface over tfjs, without tfjs: a name, a probe, and four doors to `tfjsCompute.ts`, which
+ * is loaded when the first of them is opened.
+ */
+import type { Backend, BackendProbe } from "./backend.ts";
+import type { TfjsCompute } from "./tfjsCompute.ts";
+
+export interface TfjsBackendOptions extends Pick<Backend, "name" | "description" | "preference"> {
+  readonly probe: () => Promise<BackendProbe>;
+  readonly compute: TfjsCompute;
+}
+
+/** @returns a backend that computes with tfjs. */
+export function createTfjsBackend({ compute, ...rest }: TfjsBackendOptions): Backend {
+  const loaded = () => import("./tfjsCompute.ts");
+  return {
+    ...rest,
+    async *train(work, signal) {
+      yield* (await loaded()).runTraining(compute, work, signal);
+    },
+    async *evaluate(work, signal) {
+      yield* (await loaded()).runEvaluation(compute, work, signal);
+    },
+    async *compare(work, signal) {
+      yield* (await loaded()).runComparison(compute, work, signal);
+    },
+    async load(checkpoint) {
+      return (await loaded()).load(compute, checkpoint);
+    },
+  };
+}

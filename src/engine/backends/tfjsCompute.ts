@@ -1,0 +1,87 @@
+/**
+ * The work of a tfjs backend, once tfjs is wanted: activate it, choose kernels, and hand over to the trainer,
+ * the evaluation, the comparison or the served model. `tfjsBackend.ts` imports this file only when there is
+ * work, so that a server that merely lists its backends never loads a tensor library.
+ */
+import { CodedError } from "../../ops/errors.ts";
+import type { WorkEvent } from "../../ops/events.ts";
+import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import { tokenizerOf } from "../../ops/manifest.ts";
+import { evaluate } from "../eval/evaluate.ts";
+import { loadServedModel } from "../infer/loadServedModel.ts";
+import type { ServedModel } from "../infer/servedModel.ts";
+import { kernelsFor } from "../kernels/index.ts";
+import type { KernelChoice, LoadedKernels } from "../kernels/index.ts";
+import { estimateServingMemory } from "../model/servingMemory.ts";
+import { loadTokenizerRef } from "../tokenizer/loadTokenizer.ts";
+import { train } from "../train/trainer.ts";
+import { compareLogits } from "./compareLogits.ts";
+import type { TfjsBackendName } from "./tfjsRuntime.ts";
+import { activateTfjs } from "./tfjsRuntime.ts";
+import type { CompareWork, EvaluateWork, TrainWork } from "./work.ts";
+
+/** What a tfjs backend is made of. */
+export interface TfjsCompute {
+  readonly tfjs: TfjsBackendName;
+  readonly kernels: KernelChoice;
+  /** Bytes it has for tensors, or null when unknown. */
+  readonly memoryBytes: number | null;
+}
+
+export async function* runTraining(
+  compute: TfjsCompute,
+  work: TrainWork,
+  signal: AbortSignal,
+): AsyncGenerator<WorkEvent, void, undefined> {
+  const { kernels, fallbackReason } = await start(compute);
+  if (fallbackReason !== null) yield { type: "log", level: "warn", message: fallbackReason };
+  yield* train(work, kernels, signal, { memoryBytes: compute.memoryBytes });
+}
+
+export async function* runEvaluation(
+  compute: TfjsCompute,
+  work: EvaluateWork,
+  signal: AbortSignal,
+): AsyncGenerator<WorkEvent, void, undefined> {
+  const { id, manifest, blobs } = work.checkpoint;
+  const ref = tokenizerOf(id, manifest);
+  if (!ref) throw new CodedError("unprocessable", `checkpoint ${id} has no tokenizer, and the tasks are text`);
+  const tokenizer = await loadTokenizerRef(ref, blobs);
+  const model = await load(compute, work.checkpoint);
+  try {
+    yield* evaluate(work, model, tokenizer, signal);
+  } finally {
+    model.close();
+  }
+}
+
+export async function* runComparison(
+  compute: TfjsCompute,
+  work: CompareWork,
+  signal: AbortSignal,
+): AsyncGenerator<WorkEvent, void, undefined> {
+  const { kernels } = await start(compute);
+  for (const { manifest } of [work.source, work.target]) checkFits(compute, manifest);
+  const result = await compareLogits(work, kernels, signal);
+  yield result ? { type: "result", result, blobs: [] } : { type: "stopped" };
+}
+
+/** @throws model_too_large, checkpoint_corrupt, source_changed, backend_unavailable */
+export async function load(compute: TfjsCompute, checkpoint: ResolvedCheckpoint): Promise<ServedModel> {
+  checkFits(compute, checkpoint.manifest);
+  const { kernels } = await start(compute);
+  return loadServedModel(checkpoint, kernels);
+}
+
+async function start({ tfjs, kernels }: TfjsCompute): Promise<LoadedKernels> {
+  await activateTfjs(tfjs);
+  return kernelsFor(tfjs, kernels);
+}
+
+function checkFits({ memoryBytes, tfjs }: TfjsCompute, { config }: ResolvedCheckpoint["manifest"]): void {
+  const neededBytes = estimateServingMemory(config);
+  if (memoryBytes === null || neededBytes <= memoryBytes) return;
+  throw new CodedError("model_too_large", `the model needs about ${neededBytes} bytes, ${tfjs} has ${memoryBytes}`, {
+    details: { neededBytes, availableBytes: memoryBytes },
+  });
+}

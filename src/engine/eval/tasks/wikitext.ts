@@ -1,0 +1,86 @@
+/**
+ * WikiText-2, raw, by page: the likelihood of each page after its tokenizer marks are taken out, measured per
+ * word and per byte of the page as it was before. Words are the pieces between runs of white space, empty ones
+ * at the ends included. Source: lm_eval/tasks/wikitext.
+ */
+import { pythonSpace, splitAtSpaces } from "../pythonText.ts";
+import type { Task } from "../task.ts";
+
+type Rule = (text: string) => string;
+
+// Replacer functions throughout: a `$` in the text must not be special.
+const literal =
+  (from: string, to: string): Rule =>
+  (text) =>
+    text.replaceAll(from, () => to);
+
+/** Takes the white space off the inside of a pair of marks; `open` and `close` are written for a pattern. */
+function unpad(open: string, close: string, notClose: string): Rule {
+  const pattern = new RegExp(`(${open})[${pythonSpace}]*(${notClose}*?)[${pythonSpace}]*(${close})`, "g");
+  return (text) => text.replace(pattern, (_, left: string, inner: string, right: string) => left + inner + right);
+}
+
+/** In this order. The second is what the harness does: its pattern holds slashes, so it matches next to nothing. */
+const rules: readonly Rule[] = [
+  literal("s '", "s'"),
+  (text) => text.replace(/\/' [0-9]\//g, () => "/'[0-9]/"),
+  literal(" @-@ ", "-"),
+  literal(" @,@ ", ","),
+  literal(" @.@ ", "."),
+  literal(" : ", ": "),
+  literal(" ; ", "; "),
+  literal(" . ", ". "),
+  literal(" ! ", "! "),
+  literal(" ? ", "? "),
+  literal(" , ", ", "),
+  unpad("\\(", "\\)", "[^)]"),
+  unpad("\\[", "\\]", "[^\\]]"),
+  unpad("\\{", "\\}", "[^}]"),
+  unpad('"', '"', '[^"]'),
+  unpad("'", "'", "[^']"),
+  literal("= = = =", "===="),
+  literal("= = =", "==="),
+  literal("= =", "=="),
+  literal(" \u00b0 ", "\u00b0"),
+  literal(" \n", "\n"),
+  literal("\n ", "\n"),
+  literal(" N ", " 1 "),
+  literal(" 's", "'s"),
+];
+
+/** @returns the page as text, without the marks of the tokenizer that WikiText was made with. */
+export function detokenizeWikitext(page: string): string {
+  return rules.reduce((text, rule) => rule(text), page);
+}
+
+export const wikitext: Task = {
+  name: "wikitext",
+  version: "2.0",
+  dataset: {
+    repository: "EleutherAI/wikitext_document_level",
+    config: "wikitext-2-raw-v1",
+    split: "test",
+    numDocs: 62,
+    fileNames: ["test.pages.jsonl", "wikitext.jsonl", "test.jsonl"],
+    fields: "page: string",
+  },
+  metrics: ["word_perplexity", "byte_perplexity", "bits_per_byte"],
+  parseDoc(fields) {
+    const page = fields.string("page");
+    const text = detokenizeWikitext(page);
+    const words = splitAtSpaces(page).length;
+    const bytes = new TextEncoder().encode(page).length;
+    return {
+      requests: [{ kind: "rolling", text }],
+      target: text,
+      score([result]) {
+        const value = result?.logLikelihood ?? Number.NaN;
+        return {
+          word_perplexity: { value, weight: words },
+          byte_perplexity: { value, weight: bytes },
+          bits_per_byte: { value, weight: bytes },
+        };
+      },
+    };
+  },
+};

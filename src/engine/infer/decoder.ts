@@ -1,0 +1,48 @@
+/**
+ * The narrow seam between the model and what is done with it: token ids go in, rows of logits come out, and a
+ * key/value cache lies between. Generation and scoring are written against it and never see a tensor, so they
+ * are the same for every backend and can be tested with a table instead of a model. Nothing here knows text.
+ *
+ * A step is one call of `append`. Steps of all sequences of one model are made one at a time, in the order in
+ * which they were asked for (`turns.ts`); a batching decoder may later join the steps that wait.
+ */
+
+/** One growing context with its cache. */
+export interface Sequence {
+  /** Positions in the cache. */
+  readonly length: number;
+  /**
+   * Computes `ids` after everything appended so far.
+   * @param rows how many of the last ids to return logits for, 0 to ids.length
+   * @returns row-major float32 [rows, vocabSize]; row i predicts what follows id i of the last `rows`
+   */
+  append(ids: readonly number[], rows: number): Promise<Float32Array>;
+  /** Forgets every position from `length` on. */
+  truncate(length: number): void;
+  /** Gives the cache back; the sequence is dead afterwards. Calling it twice is harmless. */
+  close(): void;
+}
+
+export interface Decoder {
+  /** Longest context in tokens. */
+  readonly maxLength: number;
+  readonly vocabSize: number;
+  /** @param capacity positions the cache must hold, at most maxLength */
+  start(capacity: number): Sequence;
+}
+
+/** Ids computed in one step, at most: what one request may keep the others waiting for. */
+export const maxStepTokens = 256;
+
+/** Logits read back in one step, at most, in values (16 MiB): a bound on memory that [T, V] would not give. */
+export const maxStepLogits = 4 * 1024 * 1024;
+
+/** @returns how many ids to compute in one step when each needs a row of logits. */
+export function stepTokensWithLogits(vocabSize: number): number {
+  return Math.max(1, Math.min(maxStepTokens, Math.floor(maxStepLogits / vocabSize)));
+}
+
+/** Cuts `ids` into steps of at most `size`, with the index at which each starts. */
+export function* steps(ids: readonly number[], size: number): Generator<{ start: number; part: readonly number[] }> {
+  for (let start = 0; start < ids.length; start += size) yield { start, part: ids.slice(start, start + size) };
+}

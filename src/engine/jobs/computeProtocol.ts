@@ -1,0 +1,74 @@
+/**
+ * What a compute process is asked and what it says. Everything crosses a process boundary, so all is plain
+ * data; the process needs files and numbers only, never the database.
+ */
+import type { ErrorRecord } from "../../ops/errors.ts";
+import type { WorkEvent } from "../../ops/events.ts";
+import type { GrowthPlanRequest } from "../../ops/growth/index.ts";
+import type { BlobLocation, ResolvedCheckpoint, TokenizerRef } from "../../ops/manifest.ts";
+import type { CompareWork, EvaluateWork, InitializeWork, TrainWork } from "../backends/work.ts";
+import type { LocalFile } from "../checkpoint/importers.ts";
+import type { DatasetBuildSource } from "../data/sources.ts";
+
+/** Builds the tensors of a growth that are not copies. */
+export interface GrowWork {
+  readonly source: ResolvedCheckpoint;
+  readonly request: GrowthPlanRequest;
+  readonly blobDir: string;
+}
+
+/** Makes a checkpoint of files; `random` is InitializeWork. */
+export type ImportWork = { readonly blobDir: string } & (
+  | {
+      readonly from: "directory";
+      readonly path: string;
+      readonly mode: "reference" | "copy";
+      readonly importRoots: readonly string[];
+    }
+  | { readonly from: "files"; readonly files: readonly LocalFile[] }
+  | {
+      readonly from: "hub";
+      readonly repository: string;
+      readonly revision: string | null;
+      readonly endpoint: string;
+      readonly token: string | null;
+      readonly timeoutMs: number;
+    }
+);
+
+export interface DatasetWork {
+  readonly source: DatasetBuildSource;
+  readonly tokenizer: TokenizerRef;
+  readonly tokenizerBlobs: Readonly<Record<string, BlobLocation>>;
+  readonly validationFraction: number;
+  readonly seed: number;
+  readonly blobDir: string;
+}
+
+export type ComputeRequest =
+  | { readonly kind: "train"; readonly backend: string; readonly work: TrainWork }
+  | { readonly kind: "evaluate"; readonly backend: string; readonly work: EvaluateWork }
+  | { readonly kind: "compare"; readonly backend: string; readonly work: CompareWork }
+  | { readonly kind: "initialize"; readonly work: InitializeWork }
+  | { readonly kind: "grow"; readonly work: GrowWork }
+  | { readonly kind: "import"; readonly work: ImportWork }
+  | { readonly kind: "dataset"; readonly work: DatasetWork };
+
+/** Server to compute process. */
+export type ToChild =
+  | { readonly type: "start"; readonly request: ComputeRequest; readonly threads: number }
+  /** The consumer took one more event: the process may send another. */
+  | { readonly type: "taken" }
+  | { readonly type: "stop" };
+
+/** Compute process to server. */
+export type FromChild =
+  | { readonly type: "event"; readonly event: WorkEvent }
+  | { readonly type: "alive"; readonly rssBytes: number }
+  | { readonly type: "failed"; readonly error: ErrorRecord }
+  | { readonly type: "done" };
+
+/** Events that a compute process may be ahead of its consumer. */
+export const maxEventsAhead = 64;
+/** How often a compute process says that it lives. */
+export const aliveEveryMs = 2_000;

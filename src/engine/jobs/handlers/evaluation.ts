@@ -1,0 +1,29 @@
+/** Scores a checkpoint on benchmark tasks, in a compute process, and stores one result per task. */
+import { invariant } from "../../../ops/errors.ts";
+import type { EvaluateResult } from "../../backends/work.ts";
+import type { JsonObject } from "../../../ops/manifest.ts";
+import type { EvaluationResultRow } from "../../store/types.ts";
+import { pinBackend } from "../backendChoice.ts";
+import { planEvaluation } from "../evaluationPlan.ts";
+import type { Handler } from "../handler.ts";
+import { collect } from "./collect.ts";
+
+export const evaluation: Handler<"evaluation"> = async (request, context) => {
+  const { store, settings } = context;
+  const { evaluation: id } = request;
+  invariant(id !== undefined, "the queue gave the evaluation a row");
+  const row = await store.checkpoints.get(request.checkpoint);
+  const work = await planEvaluation(request, await store.checkpoints.resolve(row), settings.benchmarksDir);
+  const backend = await pinBackend(request.backend ?? null, context);
+  const made = await collect<EvaluateResult>(context.compute({ kind: "evaluate", backend, work }), context);
+  if (made === null) return "stopped";
+  const results = made.result.results.map(({ version, ...rest }): EvaluationResultRow => ({
+    ...rest,
+    taskVersion: version,
+  }));
+  const metrics: JsonObject = Object.fromEntries(results.map((result) => [result.task, { ...result.metrics }]));
+  return {
+    evaluation: { id, results },
+    result: () => ({ evaluation: id, metrics, backend }),
+  };
+};

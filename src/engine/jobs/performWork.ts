@@ -1,0 +1,85 @@
+/**
+ * What a compute process does with a request. Each kind loads its own code when it is asked for, so that the
+ * process of an import never holds a tensor library.
+ */
+import type { NewBlob, WorkEvent } from "../../ops/events.ts";
+import type { Backend } from "../backends/backend.ts";
+import type { ComputeRequest, ImportWork } from "./computeProtocol.ts";
+import { progressStream } from "./progressStream.ts";
+
+export interface PerformOptions {
+  readonly threads: number;
+  readonly signal: AbortSignal;
+}
+
+/** @throws whatever the work throws; CodedErrors are meant for the user */
+export async function* performWork(request: ComputeRequest, options: PerformOptions): AsyncGenerator<WorkEvent> {
+  const { signal, threads } = options;
+  switch (request.kind) {
+    case "train":
+      return yield* (await backend(request.backend)).train(request.work, signal);
+    case "evaluate":
+      return yield* (await backend(request.backend)).evaluate(request.work, signal);
+    case "compare":
+      return yield* (await backend(request.backend)).compare(request.work, signal);
+    case "initialize": {
+      const { initializeRandom } = await import("../checkpoint/initialize.ts");
+      return yield* progressStream("writing weights", signal, async (onProgress) => {
+        const made = await initializeRandom(request.work, {
+          signal,
+          onProgress: (done, all) => onProgress(done / all),
+        });
+        return { result: made, blobs: made.blobs };
+      });
+    }
+    case "grow": {
+      const { growTensors } = await import("./growTensors.ts");
+      return yield* progressStream("building tensors", signal, async (onProgress) => {
+        const built = await growTensors(request.work, { signal, onProgress: (done, all) => onProgress(done / all) });
+        const blobs: NewBlob[] = built.blob === null ? [] : [built.blob];
+        return { result: built.tensors, blobs };
+      });
+    }
+    case "import":
+      return yield* importWork(request.work, signal);
+    case "dataset": {
+      const { buildDataset } = await import("../data/buildDataset.ts");
+      return yield* progressStream("reading text", signal, async (onProgress) => {
+        const built = await buildDataset({
+          ...request.work,
+          signal,
+          threads,
+          onProgress: ({ fraction, tokens, message }) => onProgress(fraction, { tokens, message }),
+        });
+        return { result: built.manifest, blobs: built.blobs };
+      });
+    }
+  }
+}
+
+async function backend(name: string): Promise<Backend> {
+  const { getBackend } = await import("../backends/index.ts");
+  return getBackend(name);
+}
+
+async function* importWork(work: ImportWork, signal: AbortSignal): AsyncGenerator<WorkEvent> {
+  const { importDirectory, importFiles } = await import("../checkpoint/importers.ts");
+  const { blobDir } = work;
+  yield* progressStream("reading files", signal, async (onBytes) => {
+    const onProgress = (done: number, all: number): void => onBytes(all > 0 ? done / all : 1);
+    const common = { blobDir, signal, onProgress };
+    if (work.from === "directory") {
+      const { path, mode, importRoots } = work;
+      const made = await importDirectory({ ...common, path, mode, importRoots });
+      return { result: made, blobs: made.blobs };
+    }
+    if (work.from === "files") {
+      const made = await importFiles({ ...common, files: work.files });
+      return { result: made, blobs: made.blobs };
+    }
+    const { importHub } = await import("../checkpoint/hub.ts");
+    const { repository, revision, endpoint, token, timeoutMs } = work;
+    const made = await importHub({ ...common, repository, revision, endpoint, token, timeoutMs });
+    return { result: made, blobs: made.blobs };
+  });
+}

@@ -1,0 +1,67 @@
+/**
+ * The kernels of the `wasm` backend: C compiled to WebAssembly SIMD, working in place on the heap of tfjs, each
+ * operation fused with its gradient.
+ *
+ * What holds for all of them:
+ * - Same inputs, same bytes, on every run: all sums have a fixed order, and nothing is chosen by timing.
+ * - A row does not know its neighbours: the bytes of a row of `linear`, and of a query of `causalAttention`, do
+ *   not depend on how many others are computed with it (decoded alone, in a prefill, in a batch).
+ * - NaN and infinity are carried as by plain tfjs, and a query never multiplies a key or value it may not see.
+ *   Any shape is taken.
+ * - Beyond its outputs an operation uses one scratch block, kept and reused.
+ *
+ * `simd128` gives other bytes than the two relaxed builds (product and sum rounded apart or not). Between those
+ * it is features alone that decide, so the choice is the same after every restart on one machine; a training
+ * resumed on another asks for the build it began with, `variant`. Between the relaxed builds a short trial
+ * decides, which may, because their bytes are the same.
+ */
+import type { Kernels } from "../kernels.ts";
+import { makeCausalAttention } from "./causalAttention.ts";
+import { makeCrossEntropy } from "./crossEntropy.ts";
+import { makeEmbedding } from "./embedding.ts";
+import { KernelHeap } from "./heap.ts";
+import { makeLinear } from "./linear.ts";
+import { loadKernels } from "./module.ts";
+import type { KernelFunctions } from "./module.ts";
+import { makeAdamw, makeSumOfSquares } from "./optimizer.ts";
+import { makeRmsNorm } from "./rmsNorm.ts";
+import { makeRope } from "./rope.ts";
+import { makeSwiglu } from "./swiglu.ts";
+import { isFaithfulAndFaster } from "./trial.ts";
+import { candidateVariants } from "./variants.ts";
+import type { KernelVariant } from "./variants.ts";
+
+export interface WasmKernelOptions {
+  /** The build to use; without it the fastest that the JavaScript engine runs. */
+  readonly variant?: KernelVariant;
+}
+
+/**
+ * Wants the `wasm` backend of tfjs to be set up; does not change which backend is active.
+ * @returns kernels named `wasm-relaxed256`, `wasm-relaxed` or `wasm-simd128`
+ * @throws backend_unavailable when the engine cannot run the build, or the wasm backend is not set up
+ */
+export async function createWasmKernels(options: WasmKernelOptions = {}): Promise<Kernels> {
+  const heap = new KernelHeap();
+  const [variant, c] = await choose(heap, options.variant);
+  return {
+    name: `wasm-${variant}`,
+    linear: makeLinear(heap, c),
+    embedding: makeEmbedding(heap, c),
+    rmsNorm: makeRmsNorm(heap, c),
+    rope: makeRope(heap, c),
+    causalAttention: makeCausalAttention(heap, c),
+    swiglu: makeSwiglu(heap, c),
+    crossEntropy: makeCrossEntropy(heap, c),
+    adamw: makeAdamw(heap, c),
+    sumOfSquares: makeSumOfSquares(heap, c),
+  };
+}
+
+async function choose(heap: KernelHeap, wanted?: KernelVariant): Promise<[KernelVariant, KernelFunctions]> {
+  const [first, second] = candidateVariants(wanted);
+  const fast = await loadKernels(first, heap.memory);
+  if (first !== "relaxed256" || second !== "relaxed") return [first, fast];
+  const plain = await loadKernels(second, heap.memory);
+  return isFaithfulAndFaster(heap, fast, plain) ? [first, fast] : [second, plain];
+}

@@ -1,0 +1,98 @@
+/**
+ * The composition root: builds everything that a process needs, once, in order, and takes it apart in the
+ * reverse order. The server on PGlite runs jobs itself; on PostgreSQL workers do.
+ */
+import { mkdirSync } from "node:fs";
+import { CodedError } from "../ops/errors.ts";
+import type { JsonObject } from "../ops/manifest.ts";
+import { blobPath } from "./checkpoint/blobs.ts";
+import { openEntryQueue } from "./jobs/entries.ts";
+import type { Handlers } from "./jobs/handler.ts";
+import { handlers as allHandlers } from "./jobs/handlers/index.ts";
+import { createJobQueue } from "./jobs/queue.ts";
+import { startRunner, type Runner } from "./jobs/runner.ts";
+import { startSweeper } from "./jobs/sweeper.ts";
+import type { JobQueue } from "./jobs/types.ts";
+import { createLog, type Log } from "./log.ts";
+import { createMetrics, type Metrics } from "./metrics.ts";
+import type { Settings } from "./settings.ts";
+import { openDatabase } from "./store/client.ts";
+import { createStore, type EngineStore } from "./store/store.ts";
+
+export interface Services {
+  readonly settings: Settings;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  readonly store: EngineStore;
+  readonly queue: JobQueue;
+  /** Null in a server on PostgreSQL, whose jobs run in workers. */
+  readonly runner: Runner | null;
+  readonly blobDir: string;
+  /** Gives running jobs back at a resume point, then closes everything. Safe to call twice. */
+  close(): Promise<void>;
+}
+
+export interface ServicesOptions {
+  readonly role: "server" | "worker";
+  /** For tests. */
+  readonly log?: Log;
+  readonly handlers?: Handlers;
+}
+
+/** @throws data_dir_locked, store_unavailable, invalid_request for a worker without a shared database */
+export async function createServices(settings: Settings, options: ServicesOptions): Promise<Services> {
+  const { role } = options;
+  if (role === "worker" && settings.databaseUrl === null) {
+    const message =
+      "a worker needs DATABASE_URL: the embedded database belongs to one process, whose server runs its jobs";
+    throw new CodedError("invalid_request", message);
+  }
+  const log = options.log ?? createLog(settings.logLevel, { role });
+  const metrics = createMetrics();
+  for (const folder of [settings.dataDir, settings.blobDir, settings.uploadsDir])
+    mkdirSync(folder, { recursive: true });
+  const stack = new AsyncDisposableStack();
+  try {
+    const client = await openDatabase({
+      databaseUrl: settings.databaseUrl,
+      dataDir: settings.dataDir,
+      maxConnections: settings.databaseConnections,
+      onError: (error) => log.warn({ err: error }, "database connection"),
+    });
+    stack.defer(() => client.close());
+    const store = createStore(client, (digest) => blobPath(settings.blobDir, digest));
+    const entries = await openEntryQueue(client.queueConnection, log);
+    stack.defer(() => entries.close());
+    const queue = createJobQueue(store, entries, settings);
+    const embedded = client.kind === "pglite";
+    let runner: Runner | null = null;
+    if (role === "worker" || embedded) {
+      const backends = await describeBackends(settings);
+      const handlers = options.handlers ?? allHandlers;
+      runner = await startRunner({ store, entries, settings, log, metrics, handlers, embedded, backends });
+      const started = runner;
+      stack.defer(() => started.close());
+      const sweeper = startSweeper({ store, settings, log, metrics });
+      stack.defer(() => sweeper.close());
+    }
+    const everything = stack.move();
+    let closed: Promise<void> | null = null;
+    const close = (): Promise<void> => (closed ??= everything.disposeAsync());
+    return { settings, log, metrics, store, queue, runner, blobDir: settings.blobDir, close };
+  } catch (error) {
+    await stack.disposeAsync();
+    throw error;
+  }
+}
+
+/** Name -> what its probe said, for `/v1/workers`. */
+async function describeBackends(settings: Settings): Promise<JsonObject> {
+  const { listBackends } = await import("./backends/index.ts");
+  const found: JsonObject = {};
+  for (const backend of listBackends()) {
+    if (settings.backends !== null && !settings.backends.includes(backend.name)) continue;
+    const { available, reason, device } = await backend.probe();
+    found[backend.name] = { available, reason, device };
+  }
+  return found;
+}

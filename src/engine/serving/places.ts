@@ -1,0 +1,192 @@
+/**
+ * Who may run on which model, and when: the processes, and what is unloaded to make room. It decides;
+ * `modelProcess.ts` does. The rule is in `#pump`: walk the line in order, start what can start.
+ */
+import { CodedError } from "../../ops/errors.ts";
+import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import { ModelProcess } from "./modelProcess.ts";
+import type { PoolLimits, PoolOptions } from "./pool.ts";
+import { WaitingLine } from "./waitingLine.ts";
+
+/** One request's right to run on a model; `release` must be called once it has ended. */
+export interface Place {
+  readonly process: ModelProcess;
+  release(): void;
+}
+
+export interface PlacesOptions extends Omit<PoolOptions, "limits" | "entry"> {
+  readonly limits: PoolLimits;
+  readonly entry: URL;
+}
+
+interface Wish {
+  readonly checkpoint: ResolvedCheckpoint;
+  readonly neededBytes: number;
+}
+
+/** A loaded or loading checkpoint. */
+interface Model {
+  readonly id: string;
+  readonly process: ModelProcess;
+  readonly neededBytes: number;
+  active: number;
+  /** Order of last use; the smallest is unloaded first. */
+  usedAt: number;
+  isLoaded: boolean;
+  /** No request is started on it any more: it ends when the last has ended. */
+  retiring: boolean;
+  idleTimer: NodeJS.Timeout | null;
+}
+
+/** A process's hard limit over its estimate: loading holds a tensor twice, and heaps do not shrink. */
+const rssFactor = 2;
+const rssSlackBytes = 512 * 1024 * 1024;
+const maxHeapMiB = 1024;
+
+export class Places {
+  readonly #options: PlacesOptions;
+  readonly #models = new Map<string, Model>();
+  readonly #line: WaitingLine<Wish, Place>;
+  #clock = 0;
+  #closed = false;
+
+  constructor(options: PlacesOptions) {
+    this.#options = options;
+    const { maxQueued, queueTimeoutMs } = options.limits;
+    this.#line = new WaitingLine({ maxLength: maxQueued, timeoutMs: queueTimeoutMs, onLeave: () => this.#pump() });
+  }
+
+  /** Ids of the checkpoints that are loaded. */
+  get warm(): readonly string[] {
+    return [...this.#models.values()].filter((model) => model.isLoaded && !model.retiring).map((model) => model.id);
+  }
+
+  /**
+   * Waits for a place on the checkpoint's model, which may still be loading then.
+   * @throws too_many_requests, cancelled, unavailable
+   */
+  async take(checkpoint: ResolvedCheckpoint, neededBytes: number, signal: AbortSignal): Promise<Place> {
+    if (this.#closed) throw shuttingDown();
+    const place = this.#line.join({ checkpoint, neededBytes }, signal);
+    this.#pump();
+    return place;
+  }
+
+  /** Unloads checkpoints as soon as what runs on them has ended. */
+  drop(checkpointIds: readonly string[]): void {
+    for (const id of checkpointIds) {
+      const model = this.#models.get(id);
+      if (model !== undefined) this.#retire(model);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#line.clear(shuttingDown());
+    await Promise.all([...this.#models.values()].map((model) => model.process.close()));
+  }
+
+  /** Starts every request that may start, in order of arrival. */
+  #pump(): void {
+    for (const ticket of this.#line.inOrder()) {
+      if (this.#closed) break;
+      const { checkpoint, neededBytes } = ticket.wish;
+      const model = this.#models.get(checkpoint.id);
+      if (model === undefined) {
+        // Those behind wait too, or a busy model could keep this one out for ever.
+        if (!this.#makeRoom(neededBytes)) break;
+        ticket.serve(this.#occupy(this.#load(ticket.wish)));
+      } else if (!model.retiring && model.active < this.#options.limits.maxActive) {
+        ticket.serve(this.#occupy(model));
+      }
+    }
+    this.#options.metrics?.queued.set(this.#line.length);
+    this.#options.metrics?.processes.set(this.#models.size);
+  }
+
+  /** Takes a step towards room for a model. @returns whether there is room now */
+  #makeRoom(neededBytes: number): boolean {
+    const { maxModels, maxMemoryBytes } = this.#options.limits;
+    const all = [...this.#models.values()];
+    const used = all.reduce((sum, model) => sum + model.neededBytes, 0);
+    if (all.length < maxModels && used + neededBytes <= maxMemoryBytes) return true;
+    // Memory counts until the process is gone; then the line is walked again.
+    if (all.some((model) => model.retiring)) return false;
+    const idle = all.filter((model) => model.active === 0 && model.isLoaded);
+    const oldest = idle.sort((a, b) => a.usedAt - b.usedAt)[0];
+    if (oldest !== undefined) this.#retire(oldest);
+    return false;
+  }
+
+  #load({ checkpoint, neededBytes }: Wish): Model {
+    const { limits, entry, backends } = this.#options;
+    const process = new ModelProcess({
+      entry,
+      backends,
+      checkpoint,
+      loadTimeoutMs: limits.loadTimeoutMs,
+      stuckTimeoutMs: limits.stuckTimeoutMs,
+      maxRssBytes: rssFactor * neededBytes + rssSlackBytes,
+      maxHeapMiB,
+    });
+    const model: Model = {
+      id: checkpoint.id,
+      process,
+      neededBytes,
+      active: 0,
+      usedAt: 0,
+      isLoaded: false,
+      retiring: false,
+      idleTimer: null,
+    };
+    this.#models.set(model.id, model);
+    process.loaded.then(
+      () => (model.isLoaded = true),
+      () => (model.retiring = true),
+    );
+    void process.exited.then((error) => this.#forget(model, error));
+    return model;
+  }
+
+  #occupy(model: Model): Place {
+    model.active++;
+    model.usedAt = ++this.#clock;
+    if (model.idleTimer !== null) clearTimeout(model.idleTimer);
+    let released = false;
+    return {
+      process: model.process,
+      release: () => {
+        if (released) return;
+        released = true;
+        model.active--;
+        if (model.active === 0) this.#rest(model);
+        this.#pump();
+      },
+    };
+  }
+
+  #rest(model: Model): void {
+    if (model.retiring) return void model.process.close();
+    model.idleTimer = setTimeout(() => this.#retire(model), this.#options.limits.idleTimeoutMs);
+    model.idleTimer.unref();
+  }
+
+  #retire(model: Model): void {
+    model.retiring = true;
+    if (model.active === 0) void model.process.close();
+  }
+
+  #forget(model: Model, error: CodedError | null): void {
+    if (model.idleTimer !== null) clearTimeout(model.idleTimer);
+    this.#models.delete(model.id);
+    if (error !== null) {
+      this.#options.metrics?.failures.inc();
+      this.#options.onFailure?.(model.id, error);
+    }
+    this.#pump();
+  }
+}
+
+function shuttingDown(): CodedError {
+  return new CodedError("unavailable", "the server is shutting down");
+}

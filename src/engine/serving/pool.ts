@@ -1,0 +1,130 @@
+/**
+ * The pool of warm models. Each loaded checkpoint has a process of its own; requests wait in one bounded queue,
+ * first come first served, until their model has a free place. When memory is short the model used longest ago,
+ * and idle, makes room; a request whose model does not fit yet holds back those behind it, so that it cannot be
+ * starved by a busy model. A process that dies takes only its own requests with it; the next request starts
+ * another. Requests on one model run together in fair turns, `maxActive` at most.
+ */
+import { CodedError } from "../../ops/errors.ts";
+import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
+import { estimateFootprint } from "./footprint.ts";
+import { Places } from "./places.ts";
+import type { Place } from "./places.ts";
+import type { PoolMetrics } from "./poolMetrics.ts";
+import type { ModelPool } from "./types.ts";
+
+export interface PoolLimits {
+  /** Memory that all model processes together may be estimated to take. */
+  readonly maxMemoryBytes: number;
+  /** Model processes at once. */
+  readonly maxModels: number;
+  /** Requests generating at once on one model. */
+  readonly maxActive: number;
+  /** Requests waiting, over all models. */
+  readonly maxQueued: number;
+  /** A request that has waited this long is turned away. */
+  readonly queueTimeoutMs: number;
+  /** A model unused for this long is unloaded. */
+  readonly idleTimeoutMs: number;
+  readonly loadTimeoutMs: number;
+  /** Silence of a process after which it is ended: longer than any single step of at most 256 tokens. */
+  readonly stuckTimeoutMs: number;
+}
+
+export const defaultPoolLimits: PoolLimits = {
+  maxMemoryBytes: 4 * 1024 ** 3,
+  maxModels: 4,
+  maxActive: 8,
+  maxQueued: 256,
+  queueTimeoutMs: 120_000,
+  idleTimeoutMs: 600_000,
+  loadTimeoutMs: 300_000,
+  stuckTimeoutMs: 180_000,
+};
+
+export interface PoolOptions {
+  /** Names of the backends that may serve, the best that works is chosen; null for all. */
+  readonly backends: readonly string[] | null;
+  readonly limits?: Partial<PoolLimits>;
+  readonly metrics?: PoolMetrics;
+  /** Told of processes that died or could not load; for the log. */
+  readonly onFailure?: (checkpointId: string, error: Error) => void;
+  /** Another ENTRY than `child.ts`; for tests. */
+  readonly entry?: URL;
+}
+
+/** @returns an empty pool; nothing is started before the first request. */
+export function createModelPool(options: PoolOptions): ModelPool {
+  const limits = { ...defaultPoolLimits, ...options.limits };
+  const places = new Places({
+    limits,
+    backends: options.backends,
+    entry: options.entry ?? new URL("./child.ts", import.meta.url),
+    ...(options.metrics ? { metrics: options.metrics } : {}),
+    ...(options.onFailure ? { onFailure: options.onFailure } : {}),
+  });
+
+  async function* generate(
+    checkpoint: ResolvedCheckpoint,
+    request: GenerateRequest,
+    signal: AbortSignal,
+  ): AsyncGenerator<GenerateEvent> {
+    const needed = estimateFootprint(checkpoint.manifest, limits.maxActive);
+    if (needed > limits.maxMemoryBytes) {
+      const sizes = `${needed} bytes; models may take ${limits.maxMemoryBytes}`;
+      throw new CodedError("model_too_large", `serving ${checkpoint.id} takes about ${sizes}`);
+    }
+    const arrivedAt = performance.now();
+    const place = await places.take(checkpoint, needed, signal);
+    try {
+      yield* measured(await run(place, request, signal), arrivedAt, options.metrics);
+    } finally {
+      place.release();
+    }
+  }
+
+  return {
+    generate,
+    warm: () => places.warm,
+    drop: (checkpointIds) => places.drop(checkpointIds),
+    close: () => places.close(),
+  };
+}
+
+/** Waits for the model to be loaded, or for the request to be given up. */
+async function run(place: Place, request: GenerateRequest, signal: AbortSignal): Promise<AsyncIterable<GenerateEvent>> {
+  const aborted = Promise.withResolvers<never>();
+  aborted.promise.catch(() => undefined);
+  const abort = (): void => aborted.reject(new CodedError("cancelled", "the request was cancelled"));
+  signal.addEventListener("abort", abort, { once: true });
+  try {
+    if (signal.aborted) abort();
+    await Promise.race([place.process.loaded, aborted.promise]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+  return place.process.generate(request, signal);
+}
+
+/** Passes events on and notes how long the first token took and how fast the others came. */
+async function* measured(
+  events: AsyncIterable<GenerateEvent>,
+  arrivedAt: number,
+  metrics: PoolMetrics | undefined,
+): AsyncGenerator<GenerateEvent> {
+  let tokens = 0;
+  let firstAt = 0;
+  for await (const event of events) {
+    if (event.type === "token") metrics?.tokens.inc();
+    if (event.type === "token" && ++tokens === 1) {
+      firstAt = performance.now();
+      metrics?.firstTokenSeconds.observe((firstAt - arrivedAt) / 1000);
+    }
+    if (event.type === "end" && tokens > 1) {
+      const seconds = (performance.now() - firstAt) / 1000;
+      if (seconds > 0) metrics?.tokensPerSecond.observe((tokens - 1) / seconds);
+    }
+    yield event;
+  }
+}

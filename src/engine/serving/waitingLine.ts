@@ -1,0 +1,85 @@
+/**
+ * The line in which requests wait for a place on a model: bounded, in order of arrival, left at once when the
+ * request is given up or has waited too long. It knows nothing of models; the pool walks it.
+ */
+import { CodedError } from "../../ops/errors.ts";
+
+export interface Ticket<Wish, Place> {
+  readonly wish: Wish;
+  /** Serves the ticket; it has left the line. */
+  serve(place: Place): void;
+}
+
+/** Seconds after which a client turned away is told to come again. */
+const retryAfterSeconds = 1;
+
+interface Waiting<Wish, Place> extends Ticket<Wish, Place> {
+  leave(error: CodedError): void;
+}
+
+export class WaitingLine<Wish, Place> {
+  readonly #tickets: Waiting<Wish, Place>[] = [];
+  readonly #maxLength: number;
+  readonly #timeoutMs: number;
+  readonly #onLeave: () => void;
+
+  /** @param onLeave called when somebody gave up, which may let those behind go on */
+  constructor(options: { maxLength: number; timeoutMs: number; onLeave: () => void }) {
+    this.#maxLength = options.maxLength;
+    this.#timeoutMs = options.timeoutMs;
+    this.#onLeave = options.onLeave;
+  }
+
+  get length(): number {
+    return this.#tickets.length;
+  }
+
+  /** Tickets in order of arrival; they may be served while walking. */
+  inOrder(): readonly Ticket<Wish, Place>[] {
+    return [...this.#tickets];
+  }
+
+  /**
+   * Joins the end of the line. @returns the place, once served
+   * @throws too_many_requests when the line is full or the wait was too long; cancelled when the signal aborts
+   */
+  async join(wish: Wish, signal: AbortSignal): Promise<Place> {
+    if (signal.aborted) throw new CodedError("cancelled", "the request was cancelled");
+    if (this.#tickets.length >= this.#maxLength) throw busy(`${this.#tickets.length} requests wait already`);
+    const outcome = Promise.withResolvers<Place>();
+    const abort = (): void => ticket.leave(new CodedError("cancelled", "the request was cancelled"));
+    const late = (): void => ticket.leave(busy(`no place became free within ${this.#timeoutMs} ms`));
+    const timer = setTimeout(late, this.#timeoutMs);
+    const remove = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", abort);
+      this.#tickets.splice(this.#tickets.indexOf(ticket), 1);
+    };
+    const ticket: Waiting<Wish, Place> = {
+      wish,
+      serve(place) {
+        remove();
+        outcome.resolve(place);
+      },
+      leave: (error) => {
+        remove();
+        outcome.reject(error);
+        this.#onLeave();
+      },
+    };
+    signal.addEventListener("abort", abort, { once: true });
+    this.#tickets.push(ticket);
+    return outcome.promise;
+  }
+
+  /** Turns everybody away. */
+  clear(error: CodedError): void {
+    for (const ticket of [...this.#tickets]) ticket.leave(error);
+  }
+}
+
+function busy(reason: string): CodedError {
+  return new CodedError("too_many_requests", `the models are busy: ${reason}`, {
+    details: { retry_after_seconds: retryAfterSeconds },
+  });
+}

@@ -1,0 +1,227 @@
+/**
+ * The environment, parsed once at the start of a process: the only reader of `process.env`. Each entry names
+ * its variable, default and range; `describeSettings` prints the same table for documentation. A wrong value
+ * stops the process with a message that names the variable, the value got and the value wanted.
+ */
+import { availableParallelism, totalmem } from "node:os";
+import { delimiter, join, resolve } from "node:path";
+import { CodedError } from "../ops/errors.ts";
+
+export type LogLevel = "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
+
+export interface Settings {
+  readonly host: string;
+  readonly port: number;
+  readonly dataDir: string;
+  /** Null: embedded PGlite under `dataDir`. */
+  readonly databaseUrl: string | null;
+  readonly databaseConnections: number;
+  /** Absolute directories from which `directory` sources may be read. */
+  readonly importRoots: readonly string[];
+  readonly benchmarksDir: string;
+  readonly uploadsDir: string;
+  readonly blobDir: string;
+  /** Names of backends that may be used; null for all that probe as available. */
+  readonly backends: readonly string[] | null;
+  readonly logLevel: LogLevel;
+
+  readonly hubEndpoint: string;
+  readonly hubToken: string | null;
+  readonly hubTimeoutMs: number;
+
+  readonly maxBodyBytes: number;
+  readonly maxUploadBytes: number;
+  readonly maxHeaderBytes: number;
+  readonly maxConcurrentRequests: number;
+  readonly requestTimeoutMs: number;
+  /** Requests one principal may make in a minute. */
+  readonly rateLimitPerMinute: number;
+  readonly maxDatasetTextBytes: number;
+
+  /** Trainings and evaluations at once in one process. */
+  readonly computeConcurrency: number;
+  /** Imports, growths and dataset builds at once in one process. */
+  readonly prepareConcurrency: number;
+  /** Resident memory of one compute process, at most. */
+  readonly computeMemoryBytes: number;
+  readonly computeThreads: number;
+  /** A compute process that says nothing for so long is killed. */
+  readonly computeSilenceMs: number;
+  /** Time a compute process has to obey a stop. */
+  readonly stopTimeoutMs: number;
+  readonly jobMaxAttempts: number;
+  /** First pause between attempts; it doubles each time. */
+  readonly retryDelayMs: number;
+  /** A training keeps a resume point at least this often. */
+  readonly saveEveryMs: number;
+  readonly maxQueuedJobs: number;
+  /** Age at which files that nothing refers to are removed. */
+  readonly sweepGraceMs: number;
+  readonly sweepEveryMs: number;
+
+  /** Models kept in memory for inference. */
+  readonly servingMaxModels: number;
+  readonly servingIdleMs: number;
+  readonly servingQueueLength: number;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+const gibibyte = 2 ** 30;
+const logLevels: readonly string[] = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
+
+/** What a user can set: variable, default as shown, meaning. README's table is printed from it. */
+export const settingsTable: readonly (readonly [variable: string, fallback: string, meaning: string])[] = [
+  ["HOST", "127.0.0.1", "address to listen on; any other than loopback needs an API key"],
+  ["PORT", "8080", "0 takes a free one"],
+  ["DATA_DIR", "./data", "blobs, uploads and the embedded database"],
+  ["DATABASE_URL", "(embedded PGlite)", "postgres://... shared by API and workers"],
+  ["DATABASE_CONNECTIONS", "10", "connections of one process to PostgreSQL"],
+  ["IMPORT_ROOTS", "DATA_DIR/imports", "directories (separated as in PATH) that directory sources may be read from"],
+  ["BENCHMARKS_DIR", "DATA_DIR/benchmarks", "JSONL files of the benchmark tasks"],
+  ["BACKENDS", "(all available)", "comma-separated names of backends that may be used"],
+  ["LOG_LEVEL", "info", logLevels.join(", ")],
+  ["HUB_ENDPOINT", "https://huggingface.co", "where hub sources are fetched from"],
+  ["HUB_TOKEN", "(none)", "sent to the hub as a bearer token"],
+  ["HUB_TIMEOUT_SECONDS", "60", "longest silence of the hub"],
+  ["MAX_BODY_BYTES", "10485760", "largest JSON body"],
+  ["MAX_UPLOAD_BYTES", "1099511627776", "largest uploaded file"],
+  ["MAX_HEADER_BYTES", "16384", "largest request header"],
+  ["MAX_CONCURRENT_REQUESTS", "512", "requests in flight; more are told 503"],
+  ["REQUEST_TIMEOUT_SECONDS", "30", "time in which a request must have arrived"],
+  ["RATE_LIMIT_PER_MINUTE", "60000", "requests of one key or address"],
+  ["MAX_DATASET_TEXT_BYTES", "8388608", "largest inline text of a dataset"],
+  ["COMPUTE_CONCURRENCY", "1", "trainings and evaluations at once in one process"],
+  ["PREPARE_CONCURRENCY", "2", "imports, growths and dataset builds at once in one process"],
+  ["COMPUTE_MEMORY_BYTES", "(three quarters of RAM)", "resident memory of one compute process"],
+  ["COMPUTE_THREADS", "(processors)", "threads of one compute process"],
+  ["COMPUTE_SILENCE_SECONDS", "600", "a compute process silent for so long is killed"],
+  ["STOP_TIMEOUT_SECONDS", "30", "time a job has to reach a resume point when stopped"],
+  ["JOB_MAX_ATTEMPTS", "5", "failures in a row after which a job fails for good"],
+  ["RETRY_DELAY_MS", "1000", "pause before the second attempt; doubles each time, at most 5 minutes"],
+  ["SAVE_EVERY_SECONDS", "60", "a training keeps a resume point at least this often"],
+  ["MAX_QUEUED_JOBS", "10000", "queued jobs; more are refused"],
+  ["SWEEP_GRACE_SECONDS", "3600", "age at which files that nothing refers to are removed"],
+  ["SWEEP_EVERY_SECONDS", "600", "how often they are looked for"],
+  ["SERVING_MAX_MODELS", "2", "models kept in memory for inference"],
+  ["SERVING_IDLE_SECONDS", "600", "a model unused for so long is unloaded"],
+  ["SERVING_QUEUE_LENGTH", "64", "inference requests that may wait for one model"],
+];
+
+/** @throws invalid_request naming the variable */
+export function parseSettings(environment: Environment): Settings {
+  const read = reader(environment);
+  const dataDir = resolve(read.text("DATA_DIR") ?? "data");
+  const benchmarks = read.text("BENCHMARKS_DIR");
+  const host = read.text("HOST") ?? "127.0.0.1";
+  if (!/^[\w.:[\]-]{1,255}$/.test(host)) throw wrong("HOST", host, "an address or a host name");
+  return {
+    ...{ host, dataDir, databaseUrl: read.url("DATABASE_URL", ["postgres:", "postgresql:"]) },
+    port: read.integer("PORT", 8080, 0, 65_535),
+    databaseConnections: read.integer("DATABASE_CONNECTIONS", 10, 2, 1_000),
+    importRoots: read.directories("IMPORT_ROOTS") ?? [join(dataDir, "imports")],
+    benchmarksDir: benchmarks === null ? join(dataDir, "benchmarks") : resolve(benchmarks),
+    uploadsDir: join(dataDir, "uploads"),
+    blobDir: join(dataDir, "blobs"),
+    backends: read.names("BACKENDS"),
+    logLevel: read.oneOf("LOG_LEVEL", logLevels, "info") as LogLevel,
+    hubEndpoint: (read.url("HUB_ENDPOINT", ["http:", "https:"]) ?? "https://huggingface.co").replace(/\/+$/, ""),
+    hubToken: read.text("HUB_TOKEN"),
+    hubTimeoutMs: read.integer("HUB_TIMEOUT_SECONDS", 60, 1, 3_600) * 1000,
+    ...parseLimits(read),
+    ...parseCompute(read),
+  };
+}
+
+function parseLimits(read: Reader) {
+  return {
+    maxBodyBytes: read.integer("MAX_BODY_BYTES", 10 * 2 ** 20, 1_024, gibibyte),
+    maxUploadBytes: read.integer("MAX_UPLOAD_BYTES", 1024 * gibibyte, 1, 2 ** 52),
+    maxHeaderBytes: read.integer("MAX_HEADER_BYTES", 16_384, 1_024, 2 ** 20),
+    maxConcurrentRequests: read.integer("MAX_CONCURRENT_REQUESTS", 512, 1, 100_000),
+    requestTimeoutMs: read.integer("REQUEST_TIMEOUT_SECONDS", 30, 1, 3_600) * 1000,
+    rateLimitPerMinute: read.integer("RATE_LIMIT_PER_MINUTE", 60_000, 1, 1e9),
+    maxDatasetTextBytes: read.integer("MAX_DATASET_TEXT_BYTES", 8 * 2 ** 20, 1, gibibyte),
+    servingMaxModels: read.integer("SERVING_MAX_MODELS", 2, 1, 1_000),
+    servingIdleMs: read.integer("SERVING_IDLE_SECONDS", 600, 1, 86_400) * 1000,
+    servingQueueLength: read.integer("SERVING_QUEUE_LENGTH", 64, 1, 100_000),
+  };
+}
+
+function parseCompute(read: Reader) {
+  const threeQuarters = Math.floor(totalmem() * 0.75);
+  return {
+    computeConcurrency: read.integer("COMPUTE_CONCURRENCY", 1, 1, 64),
+    prepareConcurrency: read.integer("PREPARE_CONCURRENCY", 2, 1, 64),
+    computeMemoryBytes: read.integer("COMPUTE_MEMORY_BYTES", threeQuarters, 128 * 2 ** 20, 2 ** 50),
+    computeThreads: read.integer("COMPUTE_THREADS", availableParallelism(), 1, 1_024),
+    computeSilenceMs: read.integer("COMPUTE_SILENCE_SECONDS", 600, 1, 86_400) * 1000,
+    stopTimeoutMs: read.integer("STOP_TIMEOUT_SECONDS", 30, 1, 3_600) * 1000,
+    jobMaxAttempts: read.integer("JOB_MAX_ATTEMPTS", 5, 1, 1_000),
+    retryDelayMs: read.integer("RETRY_DELAY_MS", 1_000, 1, 300_000),
+    saveEveryMs: read.integer("SAVE_EVERY_SECONDS", 60, 1, 86_400) * 1000,
+    maxQueuedJobs: read.integer("MAX_QUEUED_JOBS", 10_000, 1, 1e7),
+    sweepGraceMs: read.integer("SWEEP_GRACE_SECONDS", 3_600, 1, 30 * 86_400) * 1000,
+    sweepEveryMs: read.integer("SWEEP_EVERY_SECONDS", 600, 1, 86_400) * 1000,
+  };
+}
+
+/** Reads this process's environment. @throws invalid_request */
+export function readSettings(): Settings {
+  return parseSettings(process.env);
+}
+
+/** What a compute process may inherit: nothing that names a secret, a database or a service. */
+const inheritedVariables = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SystemRoot"];
+
+/** @returns the environment of a compute process. */
+export function computeEnvironment(): Record<string, string> {
+  const kept = inheritedVariables.map((name) => [name, process.env[name]] as const);
+  return Object.fromEntries(kept.filter((entry): entry is readonly [string, string] => entry[1] !== undefined));
+}
+
+type Reader = ReturnType<typeof reader>;
+
+function reader(environment: Environment) {
+  const text = (name: string): string | null => {
+    const value = environment[name]?.trim();
+    if (value === undefined || value === "") return null;
+    if (value.includes("\0")) throw wrong(name, value, "text without NUL");
+    return value;
+  };
+  const list = (name: string, separator: string): string[] | null =>
+    text(name)
+      ?.split(separator)
+      .map((part) => part.trim())
+      .filter((part) => part !== "") ?? null;
+  return {
+    text,
+    names: (name: string): string[] | null => list(name, ","),
+    directories: (name: string): string[] | null => list(name, delimiter)?.map((path) => resolve(path)) ?? null,
+    integer(name: string, fallback: number, min: number, max: number): number {
+      const value = text(name);
+      if (value === null) return fallback;
+      const number = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
+      if (!(number >= min && number <= max)) throw wrong(name, value, `an integer from ${min} to ${max}`);
+      return number;
+    },
+    oneOf(name: string, values: readonly string[], fallback: string): string {
+      const value = text(name) ?? fallback;
+      if (!values.includes(value)) throw wrong(name, value, `one of ${values.join(", ")}`);
+      return value;
+    },
+    url(name: string, protocols: readonly string[]): string | null {
+      const value = text(name);
+      if (value === null) return null;
+      const url = URL.canParse(value) ? new URL(value) : null;
+      // the value may hold a password, so the message does not show it
+      if (!url || !protocols.includes(url.protocol)) throw wrong(name, null, `a URL with ${protocols.join(" or ")}`);
+      return value;
+    },
+  };
+}
+
+function wrong(name: string, got: string | null, wanted: string): CodedError {
+  const shown = got === null ? "its value" : JSON.stringify(got.slice(0, 100));
+  return new CodedError("invalid_request", `environment variable ${name}: got ${shown}, wanted ${wanted}`);
+}

@@ -1,0 +1,104 @@
+/** Evaluations: one row per request, its status that of its job, and one result row per task. */
+import { and, asc, desc, eq, inArray, lt, or } from "drizzle-orm";
+import { CodedError } from "../../ops/errors.ts";
+import { decodeCursor, toPage } from "./cursor.ts";
+import type { Database } from "./client.ts";
+import { checkpoints, evaluationResults, evaluations, jobs } from "./schema.ts";
+import type { EvaluationResultRow, EvaluationRow, EvaluationStore } from "./types.ts";
+
+type ResultRow = typeof evaluationResults.$inferSelect;
+
+export function createEvaluationStore(db: Database): EvaluationStore {
+  const joined = () =>
+    db
+      .select({ evaluation: evaluations, status: jobs.status, error: jobs.error, jobVersion: jobs.version })
+      .from(evaluations)
+      .innerJoin(jobs, eq(jobs.id, evaluations.job));
+  type Joined = Awaited<ReturnType<typeof joined>>[number];
+
+  const complete = async (rows: readonly Joined[]): Promise<EvaluationRow[]> => {
+    if (rows.length === 0) return [];
+    const ids = rows.map((row) => row.evaluation.id);
+    const results = await db
+      .select()
+      .from(evaluationResults)
+      .where(inArray(evaluationResults.evaluation, ids))
+      .orderBy(asc(evaluationResults.position));
+    return rows.map(({ evaluation, status, error, jobVersion }) => ({
+      ...evaluation,
+      status,
+      error,
+      // the row shows its job's status, so it changes when the job does
+      version: jobVersion,
+      results: results.filter((result) => result.evaluation === evaluation.id).map(toResult),
+    }));
+  };
+
+  return {
+    async get(id) {
+      const rows = await complete(await joined().where(eq(evaluations.id, id)).limit(1));
+      const [row] = rows;
+      if (!row) throw new CodedError("not_found", `no evaluation ${JSON.stringify(id)}`);
+      return row;
+    },
+    async list({ limit, after, checkpoint }) {
+      const position = after === undefined ? null : decodeCursor(after);
+      const rows = await joined()
+        .where(
+          and(
+            checkpoint === undefined ? undefined : eq(evaluations.checkpoint, checkpoint),
+            position === null
+              ? undefined
+              : or(
+                  lt(evaluations.createdAt, position.createdAt),
+                  and(eq(evaluations.createdAt, position.createdAt), lt(evaluations.id, position.id)),
+                ),
+          ),
+        )
+        .orderBy(desc(evaluations.createdAt), desc(evaluations.id))
+        .limit(limit + 1);
+      return toPage(await complete(rows), limit);
+    },
+    results: ({ checkpoint, task }) => latestResults(db, checkpoint, task),
+  };
+}
+
+async function latestResults(
+  db: Database,
+  checkpoint: string | undefined,
+  task: string | undefined,
+): ReturnType<EvaluationStore["results"]> {
+  const rows = await db
+    .selectDistinctOn([evaluations.checkpoint, evaluationResults.task], {
+      result: evaluationResults,
+      checkpoint: evaluations.checkpoint,
+      checkpointName: checkpoints.name,
+      createdAt: evaluations.createdAt,
+    })
+    .from(evaluationResults)
+    .innerJoin(evaluations, eq(evaluations.id, evaluationResults.evaluation))
+    .innerJoin(checkpoints, eq(checkpoints.id, evaluations.checkpoint))
+    .where(
+      and(
+        checkpoint === undefined ? undefined : eq(evaluations.checkpoint, checkpoint),
+        task === undefined ? undefined : eq(evaluationResults.task, task),
+      ),
+    )
+    .orderBy(evaluations.checkpoint, evaluationResults.task, desc(evaluations.createdAt), desc(evaluations.id));
+  return rows.map(({ result, ...rest }) => ({ ...toResult(result), ...rest, evaluation: result.evaluation }));
+}
+
+function toResult(row: ResultRow): EvaluationResultRow {
+  const { task, taskVersion, numDocs, metrics, higherIsBetter, datasetDigest, settings } = row;
+  return { task, taskVersion, numDocs, metrics, higherIsBetter, datasetDigest, settings };
+}
+
+/** Writes the results of an evaluation within the transaction that ends its job. */
+export async function insertResults(
+  tx: Database,
+  evaluation: string,
+  results: readonly EvaluationResultRow[],
+): Promise<void> {
+  if (results.length === 0) return;
+  await tx.insert(evaluationResults).values(results.map((result, position) => ({ evaluation, position, ...result })));
+}

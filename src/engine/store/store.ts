@@ -1,0 +1,70 @@
+/**
+ * The store as one object: what the API reads (types.ts) and what the runner writes. Built once, by the
+ * composition root, on a database that client.ts opened.
+ */
+import { sql } from "drizzle-orm";
+import { CodedError } from "../../ops/errors.ts";
+import type { BlobPath, BlobRows } from "./blobs.ts";
+import { createBlobRows } from "./blobs.ts";
+import { createChanges } from "./changes.ts";
+import { createCheckpointStore } from "./checkpoints.ts";
+import type { DatabaseClient } from "./client.ts";
+import { createDatasetStore } from "./datasets.ts";
+import { createEvaluationStore } from "./evaluations.ts";
+import { guarded } from "./failures.ts";
+import { createIdempotencyStore } from "./idempotency.ts";
+import { createJobStore } from "./jobs.ts";
+import type { JobWriter } from "./jobTypes.ts";
+import { createJobWriter } from "./jobWriter.ts";
+import { createKeyStore } from "./keys.ts";
+import type { Store } from "./types.ts";
+import type { WorkerWriter } from "./workers.ts";
+import { createWorkerStore } from "./workers.ts";
+
+/** The store with the writes that only the engine makes. */
+export interface EngineStore extends Store {
+  readonly blobs: BlobRows;
+  readonly workers: WorkerWriter;
+  readonly work: JobWriter;
+}
+
+/** @param blobPath where the file of a digest lies (engine/checkpoint knows; the store must not) */
+export function createStore(client: DatabaseClient, blobPath: BlobPath): EngineStore {
+  const { db } = client;
+  const changes = createChanges();
+  const blobs = guarded(createBlobRows(db, blobPath));
+  return {
+    kind: client.kind,
+    blobs,
+    checkpoints: guarded(createCheckpointStore(db, blobs, blobPath)),
+    datasets: guarded(createDatasetStore(db, blobs, blobPath)),
+    jobs: guarded(createJobStore(db, changes)),
+    work: guarded(createJobWriter(db, blobPath, changes)),
+    evaluations: guarded(createEvaluationStore(db)),
+    keys: guarded(createKeyStore(db)),
+    idempotency: guarded(createIdempotencyStore(db)),
+    workers: guarded(createWorkerStore(db)),
+    ping: (timeoutMs) => ping(client, timeoutMs),
+    close: () => client.close(),
+  };
+}
+
+async function ping(client: DatabaseClient, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    const error = new CodedError("store_unavailable", `the database did not answer within ${timeoutMs} ms`);
+    timer = setTimeout(() => reject(error), timeoutMs);
+  });
+  const asked = client.db.execute(sql`select 1`).then(
+    () => undefined,
+    (error: unknown) => {
+      throw new CodedError("store_unavailable", "the database does not answer", { cause: error });
+    },
+  );
+  try {
+    await Promise.race([asked, late]);
+  } finally {
+    clearTimeout(timer);
+    asked.catch(() => undefined);
+  }
+}

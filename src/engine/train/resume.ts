@@ -1,0 +1,164 @@
+/**
+ * Writing a training down and taking it up again, exactly: weights and moments go as float32, as they are
+ * computed with, and the data stream by its position, so that a run stopped after any step ends with the bytes
+ * it would have had. Weights and moments are separate blobs: a checkpoint that keeps no optimizer state then
+ * keeps no bytes of it.
+ */
+import { stat } from "node:fs/promises";
+import * as tf from "@tensorflow/tfjs";
+import { CodedError } from "../../ops/errors.ts";
+import type { NewBlob, TrainingState } from "../../ops/events.ts";
+import type { BlobLocation, OptimizerRef } from "../../ops/manifest.ts";
+import { trainingFlops } from "../../ops/planner/flops.ts";
+import type { TensorRef } from "../../ops/tensor.ts";
+import type { TrainWork } from "../backends/work.ts";
+import { blobLocation, blobPath } from "../checkpoint/blobs.ts";
+import { readTensors } from "../checkpoint/tensorReader.ts";
+import { writeTensors } from "../checkpoint/writer.ts";
+import type { Kernels } from "../kernels/kernels.ts";
+import type { MomentValues } from "./adamw.ts";
+import { AdamW } from "./adamw.ts";
+import type { Run } from "./run.ts";
+
+type Blobs = Readonly<Record<string, BlobLocation>>;
+
+/**
+ * Loads where `work` says: its resume point, or its checkpoint. Moments that came with the checkpoint are
+ * gone on from; else the optimizer starts afresh.
+ * @throws checkpoint_corrupt, source_changed
+ */
+export async function startRun(work: TrainWork, kernels: Kernels): Promise<Run> {
+  const { checkpoint, resume } = work;
+  const refs = resume?.weights ?? checkpoint.manifest.tensors;
+  const optimizer = resume?.optimizer ?? checkpoint.manifest.optimizer;
+  const moments = optimizer ? [...optimizer.firstMoments, ...optimizer.secondMoments] : [];
+  const blobs = resume ? await locateBlobs(work.blobDir, [...refs, ...moments]) : checkpoint.blobs;
+  const weights = new Map<string, tf.Variable>();
+  try {
+    await eachTensor(refs, blobs, (name, tensor) => {
+      weights.set(name, tf.variable(tensor, true));
+      tensor.dispose();
+    });
+    const ordered = new Map(checkpoint.manifest.tensors.map(({ name }) => [name, weightNamed(weights, name)]));
+    return {
+      kernels,
+      config: checkpoint.manifest.config,
+      weights: ordered,
+      optimizer: await loadOptimizer(work, kernels, ordered, optimizer, blobs),
+      progress: {
+        step: resume?.step ?? 0,
+        tokens: resume?.tokens ?? 0,
+        position: resume?.position ?? work.skipTokens,
+        lastLoss: resume?.lastLoss ?? null,
+        lastValidationLoss: resume?.lastValidationLoss ?? null,
+        lastValidationStep: resume?.lastValidationStep ?? null,
+      },
+    };
+  } catch (error) {
+    tf.dispose([...weights.values()]);
+    throw error;
+  }
+}
+
+/**
+ * Writes the run's state as blobs.
+ * @param withMoments false at the end of a run whose optimizer state nobody wants: the lists are then empty
+ * @throws diverged when a weight is not finite: such a state is worth nothing; storage_full
+ */
+export async function saveRun(
+  run: Run,
+  blobDir: string,
+  withMoments: boolean,
+): Promise<{ state: TrainingState; blobs: NewBlob[] }> {
+  const { progress, config, optimizer } = run;
+  const weights = await writeAll(blobDir, run.weights, progress.step);
+  const first = withMoments ? await writeAll(blobDir, optimizer.first, progress.step) : null;
+  const second = withMoments ? await writeAll(blobDir, optimizer.second, progress.step) : null;
+  const state: TrainingState = {
+    step: progress.step,
+    tokens: progress.tokens,
+    flops: trainingFlops(config, progress.tokens),
+    position: progress.position,
+    weights: weights.tensors,
+    optimizer: {
+      type: "adamw",
+      step: optimizer.step,
+      firstMoments: first?.tensors ?? [],
+      secondMoments: second?.tensors ?? [],
+    },
+    lastLoss: progress.lastLoss,
+    lastValidationLoss: progress.lastValidationLoss,
+    ...(progress.lastValidationStep === null ? {} : { lastValidationStep: progress.lastValidationStep }),
+  };
+  return { state, blobs: [weights, first, second].flatMap((written) => (written ? [written.blob] : [])) };
+}
+
+/** One file of float32 tensors, read back from the backend one at a time. */
+function writeAll(
+  blobDir: string,
+  tensors: ReadonlyMap<string, tf.Tensor>,
+  step: number,
+): Promise<{ tensors: readonly TensorRef[]; blob: NewBlob }> {
+  return writeTensors(
+    blobDir,
+    [...tensors].map(([name, tensor]) => ({
+      info: { name, dtype: "F32", shape: tensor.shape },
+      data: async () => {
+        const values = (await tensor.data()) as Float32Array;
+        if (values.every(Number.isFinite)) return values;
+        const problem = `${name} holds a value that is not finite`;
+        throw new CodedError("diverged", `training diverged at step ${step}: ${problem}`, {
+          details: { step, tensor: name },
+        });
+      },
+    })),
+  );
+}
+
+async function loadOptimizer(
+  work: TrainWork,
+  kernels: Kernels,
+  weights: ReadonlyMap<string, tf.Variable>,
+  optimizer: OptimizerRef | null,
+  blobs: Blobs,
+): Promise<AdamW> {
+  if (!optimizer) return new AdamW(kernels, work.optimizer, weights, null);
+  const first = new Map<string, tf.Tensor>();
+  const second = new Map<string, tf.Tensor>();
+  try {
+    await eachTensor(optimizer.firstMoments, blobs, (name, tensor) => first.set(name, tensor));
+    await eachTensor(optimizer.secondMoments, blobs, (name, tensor) => second.set(name, tensor));
+    const moments: MomentValues = { step: optimizer.step, first, second };
+    return new AdamW(kernels, work.optimizer, weights, moments);
+  } finally {
+    tf.dispose([...first.values(), ...second.values()]);
+  }
+}
+
+async function eachTensor(
+  refs: readonly TensorRef[],
+  blobs: Blobs,
+  receive: (name: string, tensor: tf.Tensor) => void,
+): Promise<void> {
+  for await (const { info, values } of readTensors(blobs, refs)) {
+    receive(info.name, tf.tensor(values, [...info.shape], "float32"));
+  }
+}
+
+function weightNamed(weights: ReadonlyMap<string, tf.Variable>, name: string): tf.Variable {
+  const weight = weights.get(name);
+  if (weight) return weight;
+  throw new CodedError("checkpoint_corrupt", `the resume point has no tensor ${name}`);
+}
+
+/** Blobs of a resume point lie in the blob directory; the sizes are those of the files. */
+async function locateBlobs(blobDir: string, refs: readonly TensorRef[]): Promise<Blobs> {
+  const blobs: Record<string, BlobLocation> = {};
+  for (const digest of new Set(refs.map(({ blob }) => blob))) {
+    const path = blobPath(blobDir, digest);
+    const stats = await stat(path).catch(() => null);
+    if (!stats) throw new CodedError("checkpoint_corrupt", `the resume point's blob ${digest} is gone`);
+    blobs[digest] = blobLocation(blobDir, { digest, sizeBytes: stats.size });
+  }
+  return blobs;
+}

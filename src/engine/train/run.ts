@@ -1,0 +1,35 @@
+/**
+ * A training in the middle of its course: the weights as variables, the optimizer, the data stream and the
+ * counts. This is all that `resume.ts` writes and reads back; the trainer moves it forward.
+ */
+import * as tf from "@tensorflow/tfjs";
+import type { LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
+import type { Kernels } from "../kernels/kernels.ts";
+import type { AdamW } from "./adamw.ts";
+
+/** What has been done so far, in this job. */
+export interface Progress {
+  /** Optimizer updates. */
+  step: number;
+  tokens: number;
+  /** Tokens of the dataset's stream consumed, skipped ones included. */
+  position: number;
+  lastLoss: number | null;
+  lastValidationLoss: number | null;
+  /** Step after which that validation was made, or null. */
+  lastValidationStep: number | null;
+}
+
+export interface Run {
+  readonly kernels: Kernels;
+  readonly config: LlamaConfig;
+  /** In the order of the checkpoint's manifest: all sums over tensors go in this order. */
+  readonly weights: ReadonlyMap<string, tf.Variable>;
+  readonly optimizer: AdamW;
+  readonly progress: Progress;
+}
+
+export function disposeRun(run: Run): void {
+  run.optimizer.dispose();
+  tf.dispose([...run.weights.values()]);
+}

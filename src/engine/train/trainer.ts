@@ -1,0 +1,233 @@
+/**
+ * Training, as a stream of events. Each turn of the loop is one optimizer update, then whatever is due after
+ * it: validation, a metric, progress, a save. State is only ever written between updates. Nothing here is
+ * random (no dropout, no shuffling), so the seed of a training has no part in it, and the same work gives the
+ * same bytes, run through or stopped and resumed.
+ *
+ * Tokens are counted as trained: updates x batch tokens. FLOPs are the paper's 6 N D (`ops/planner/flops.ts`).
+ */
+import type { MetricPoint, WorkEvent } from "../../ops/events.ts";
+import { CodedError } from "../../ops/errors.ts";
+import { trainingFlops } from "../../ops/planner/flops.ts";
+import type { TrainResult, TrainWork } from "../backends/work.ts";
+import { createBatchLoader } from "../data/loader.ts";
+import type { BatchLoader } from "../data/loader.ts";
+import type { Kernels } from "../kernels/kernels.ts";
+import type { MicroBatch } from "./loss.ts";
+import { toMicroBatch } from "./loss.ts";
+import { chooseMicroBatch } from "./memory.ts";
+import { Pace } from "./pace.ts";
+import { saveRun, startRun } from "./resume.ts";
+import type { Run } from "./run.ts";
+import { disposeRun } from "./run.ts";
+import { learningRateAt } from "./schedule.ts";
+import { trainStep } from "./step.ts";
+import type { StepOutcome } from "./step.ts";
+import { validationLoss } from "./validate.ts";
+
+/** Progress is told no more often than this; metrics are told at every step. */
+const progressEveryMs = 250;
+/** An id and the one that follows it. */
+const leastValidationTokens = 2;
+
+export interface TrainOptions {
+  /** Bytes the backend has for tensors, or null when unknown. */
+  readonly memoryBytes: number | null;
+  /** Milliseconds from any origin. */
+  readonly now?: () => number;
+}
+
+/** What follows from the request, once. */
+interface Plan {
+  readonly totalSteps: number;
+  readonly sequences: number;
+  readonly microSequences: number;
+}
+
+/**
+ * Runs `work` from its start or its resume point. Aborting `signal` ends it after the micro-batch under way,
+ * with a `saved` event (unless nothing was done since the last) and `stopped`.
+ * @throws unprocessable, model_too_large, dataset_invalid, diverged, storage_full
+ */
+export async function* train(
+  work: TrainWork,
+  kernels: Kernels,
+  signal: AbortSignal,
+  options: TrainOptions,
+): AsyncGenerator<WorkEvent, void, undefined> {
+  const plan = planRun(work, options.memoryBytes);
+  const now = options.now ?? (() => performance.now());
+  const run = await startRun(work, kernels);
+  let loader: BatchLoader | null = null;
+  try {
+    yield { type: "log", level: "info", message: startMessage(work, plan, run) };
+    loader = createBatchLoader(work.dataset, { sequenceLength: work.sequenceLength, position: run.progress.position });
+    yield* loop(work, plan, run, loader, signal, now);
+  } finally {
+    loader?.close();
+    disposeRun(run);
+  }
+}
+
+/** @throws unprocessable when the numbers do not fit each other or the model; model_too_large */
+function planRun(work: TrainWork, memoryBytes: number | null): Plan {
+  const { batchTokens, sequenceLength, tokens } = work;
+  const { config } = work.checkpoint.manifest;
+  if (batchTokens % sequenceLength !== 0) {
+    const wanted = `a multiple of sequence_length ${sequenceLength} is wanted`;
+    throw new CodedError("unprocessable", `batch_tokens is ${batchTokens}, ${wanted}`);
+  }
+  if (sequenceLength > config.maxPositionEmbeddings) {
+    const wanted = `at most the model's max_position_embeddings ${config.maxPositionEmbeddings} is wanted`;
+    throw new CodedError("unprocessable", `sequence_length is ${sequenceLength}, ${wanted}`);
+  }
+  const sequences = batchTokens / sequenceLength;
+  const asked = work.microBatchSequences;
+  const microSequences = chooseMicroBatch(config, sequences, sequenceLength, asked, memoryBytes);
+  return { totalSteps: Math.ceil(tokens / batchTokens), sequences, microSequences };
+}
+
+async function* loop(
+  work: TrainWork,
+  plan: Plan,
+  run: Run,
+  loader: BatchLoader,
+  signal: AbortSignal,
+  now: () => number,
+): AsyncGenerator<WorkEvent, void, undefined> {
+  const { progress } = run;
+  const pace = new Pace(now());
+  let savedStep = progress.step;
+  let savedMs = now();
+  let toldMs = -Infinity;
+  while (progress.step < plan.totalSteps || owesValidation(work, plan, run)) {
+    // A validation that was cut short by an abort is made up for before anything else.
+    const late = owesValidation(work, plan, run);
+    const outcome = signal.aborted || late ? null : await update(work, plan, run, loader, signal);
+    if (outcome) pace.step(now());
+    const validated = owesValidation(work, plan, run) && (await validate(work, plan, run, signal));
+    if (!outcome && !validated) {
+      if (savedStep !== progress.step) yield await savedEvent(work, run, false);
+      yield { type: "stopped" };
+      return;
+    }
+    yield { type: "metrics", point: metricPoint(work, run, outcome, pace) };
+    const last = progress.step === plan.totalSteps;
+    if (last || now() - toldMs >= progressEveryMs) {
+      toldMs = now();
+      yield progressEvent(plan, run, pace);
+    }
+    const publish = !last && !late && isDue(work.saveEveryTokens, work.batchTokens, progress.step);
+    if (publish || (!last && now() - savedMs >= work.saveEveryMs)) {
+      yield await savedEvent(work, run, publish);
+      savedStep = progress.step;
+      savedMs = now();
+    }
+    pace.resume(now());
+  }
+  yield await resultEvent(work, run);
+}
+
+/** One update; moves the counts on. @returns null when aborted before it was made */
+async function update(
+  work: TrainWork,
+  plan: Plan,
+  run: Run,
+  loader: BatchLoader,
+  signal: AbortSignal,
+): Promise<StepOutcome | null> {
+  const { progress } = run;
+  const learningRate = learningRateAt(work.schedule, work.optimizer.learningRate, progress.step);
+  const settings = { learningRate, clip: work.optimizer.clip, step: progress.step + 1 };
+  const outcome = await trainStep(run, run.optimizer, microBatches(loader, plan, run), settings, signal);
+  if (!outcome) return null;
+  progress.step++;
+  progress.tokens += work.batchTokens;
+  progress.position = loader.position;
+  progress.lastLoss = outcome.loss;
+  return outcome;
+}
+
+async function* microBatches(loader: BatchLoader, plan: Plan, run: Run): AsyncGenerator<MicroBatch> {
+  for (let done = 0; done < plan.sequences; done += plan.microSequences) {
+    yield toMicroBatch(loader.next(plan.microSequences), run.config);
+  }
+}
+
+/** @returns false when aborted before it was done. @throws diverged when the loss is not finite */
+async function validate(work: TrainWork, plan: Plan, run: Run, signal: AbortSignal): Promise<boolean> {
+  const { progress } = run;
+  const value = await validationLoss(
+    run,
+    work.dataset,
+    { sequenceLength: work.sequenceLength, sequences: plan.microSequences, maxTokens: work.validationTokens },
+    signal,
+  );
+  if (value === null) return false;
+  if (!Number.isFinite(value)) {
+    const { step } = progress;
+    const problem = `the validation loss is ${value}`;
+    throw new CodedError("diverged", `training diverged at step ${step}: ${problem}`, { details: { step } });
+  }
+  progress.lastValidationLoss = value;
+  progress.lastValidationStep = progress.step;
+  return true;
+}
+
+/** Whether a multiple of `everyTokens` was reached or passed by the update that ended at `step`. */
+function isDue(everyTokens: number | null, batchTokens: number, step: number): boolean {
+  if (everyTokens === null || step === 0) return false;
+  return Math.floor((step * batchTokens) / everyTokens) > Math.floor(((step - 1) * batchTokens) / everyTokens);
+}
+
+/** Whether the validation that belongs to the last update is still to be made; the final one always belongs. */
+function owesValidation(work: TrainWork, plan: Plan, { progress }: Run): boolean {
+  const { step, lastValidationStep } = progress;
+  if (step === 0 || lastValidationStep === step) return false;
+  if (work.dataset.manifest.numValidationTokens < leastValidationTokens) return false;
+  return step === plan.totalSteps || isDue(work.validateEveryTokens, work.batchTokens, step);
+}
+
+/** @param outcome of the update that ended here; null when only its validation was made up for */
+function metricPoint(work: TrainWork, { progress, config }: Run, outcome: StepOutcome | null, pace: Pace): MetricPoint {
+  return {
+    step: progress.step,
+    tokens: progress.tokens,
+    flops: trainingFlops(config, progress.tokens),
+    loss: progress.lastLoss,
+    learningRate: learningRateAt(work.schedule, work.optimizer.learningRate, progress.step - 1),
+    gradNorm: outcome?.gradNorm ?? null,
+    tokensPerSecond: outcome ? work.batchTokens / pace.lastStepSeconds : null,
+    validationLoss: progress.lastValidationStep === progress.step ? progress.lastValidationLoss : null,
+  };
+}
+
+function progressEvent(plan: Plan, { progress }: Run, pace: Pace): WorkEvent {
+  const { step, tokens, lastLoss } = progress;
+  return {
+    type: "progress",
+    fraction: step / plan.totalSteps,
+    steps: step,
+    totalSteps: plan.totalSteps,
+    tokens,
+    etaSeconds: pace.secondsFor(plan.totalSteps - step),
+    message: `step ${step} of ${plan.totalSteps}, loss ${lastLoss?.toFixed(4)}`,
+  };
+}
+
+async function savedEvent(work: TrainWork, run: Run, publish: boolean): Promise<WorkEvent> {
+  return { type: "saved", ...(await saveRun(run, work.blobDir, true)), publish };
+}
+
+async function resultEvent(work: TrainWork, run: Run): Promise<WorkEvent> {
+  const { state, blobs } = await saveRun(run, work.blobDir, work.keepOptimizerState);
+  const result: TrainResult = { state, trainLoss: state.lastLoss, validationLoss: state.lastValidationLoss };
+  return { type: "result", result, blobs };
+}
+
+function startMessage(work: TrainWork, plan: Plan, { kernels, progress, optimizer }: Run): string {
+  const size = `${plan.sequences} x ${work.sequenceLength} tokens, ${plan.microSequences} sequences at once`;
+  const from = progress.step > 0 ? `resumed after step ${progress.step}` : "started";
+  const moments = progress.step === 0 && optimizer.step > 0 ? `, optimizer state of ${optimizer.step} updates` : "";
+  return `training ${from}: ${plan.totalSteps} steps of ${size}, kernels ${kernels.name}${moments}`;
+}

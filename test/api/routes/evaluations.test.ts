@@ -1,0 +1,72 @@
+/** Benchmarks and evaluations over HTTP: a task file of three documents, scored by a real model. */
+import assert from "node:assert/strict";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { assertProblem, startHarness, tinySource, type Harness } from "../helpers/harness.ts";
+
+const questions = ["sky", "sea", "sun"].map((thing, index) => ({
+  question: `What colour has the ${thing}?`,
+  choices: { text: ["red", "blue", "yellow"], label: ["A", "B", "C"] },
+  answerKey: "ABC"[index],
+}));
+
+describe("evaluations", () => {
+  let api: Harness;
+  let checkpoint: string;
+  let evaluation: string;
+
+  before(async () => {
+    api = await startHarness();
+    const folder = join(api.settings.benchmarksDir, "arc_easy");
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, "test.jsonl"), questions.map((line) => JSON.stringify(line)).join("\n"));
+    checkpoint = (await api.work("/v1/checkpoints", { name: "base", source: tinySource })).result.checkpoint;
+    evaluation = (await api.work("/v1/evaluations", { checkpoint: "base", tasks: ["arc_easy"] })).result.evaluation;
+  });
+  after(() => api.close());
+
+  test("benchmarks tell where their documents are had", async () => {
+    const { body } = await api.call("GET", "/v1/benchmarks");
+    const names = body.data.map((task: { name: string }) => task.name);
+    for (const name of ["wikitext", "lambada_openai", "arc_easy"]) assert.ok(names.includes(name), name);
+    const lambada = body.data.find((task: { name: string }) => task.name === "lambada_openai");
+    assert.deepEqual([lambada.version, lambada.dataset.num_docs, lambada.metrics.toSorted()], ["1.0", 5153, ["acc", "perplexity"]]);
+  });
+
+  test("an evaluation has its results, with the harness's metric keys and every setting", async () => {
+    const { body } = await api.call("GET", `/v1/evaluations/${evaluation}`);
+    assert.deepEqual([body.status, body.checkpoint, body.error], ["succeeded", checkpoint, null]);
+    const [result] = body.results;
+    assert.deepEqual([result.task, result.task_version, result.num_docs], ["arc_easy", "1.0", 3]);
+    const metrics = Object.keys(result.metrics).filter((key) => key !== "alias").toSorted();
+    assert.deepEqual(metrics, ["acc,none", "acc_norm,none", "acc_norm_stderr,none", "acc_stderr,none"]);
+    assert.ok(result.metrics["acc,none"] >= 0 && result.metrics["acc,none"] <= 1);
+    assert.match(result.dataset_digest, /^[0-9a-f]{64}$/);
+    assert.equal(result.settings.bos, "none");
+  });
+
+  test("lists by checkpoint, and the table of the latest results", async () => {
+    const { body } = await api.call("GET", `/v1/evaluations?checkpoint=${checkpoint}`);
+    assert.deepEqual(body.data.map((row: { id: string }) => row.id), [evaluation]);
+    const table = (await api.call("GET", `/v1/benchmarks/results?checkpoint=${checkpoint}&task=arc_easy`)).body;
+    assert.deepEqual([table.data.length, table.data[0].evaluation, table.data[0].checkpoint_name], [1, evaluation, "base"]);
+    assert.deepEqual((await api.call("GET", "/v1/benchmarks/results?task=wikitext")).body.data, []);
+    const etag = (await api.call("GET", `/v1/evaluations/${evaluation}`)).headers.get("etag") ?? "";
+    assert.equal((await api.call("GET", `/v1/evaluations/${evaluation}`, { headers: { "If-None-Match": etag } })).status, 304);
+  });
+
+  test("400, 404 and 422: unknown tasks, unknown ids, tasks whose file is not there", async () => {
+    const post = (change: object) => api.call("POST", "/v1/evaluations", { body: { checkpoint: "base", tasks: ["arc_easy"], ...change } });
+    assertProblem(await post({ checkpoint: "nobody" }), 404, "not_found");
+    assertProblem(await post({ tasks: [] }), 400, "invalid_request");
+    assertProblem(await post({ tasks: ["arc_easy", "arc_easy"] }), 400, "invalid_request");
+    const unknown = await post({ tasks: ["no_such_task"] });
+    assert.ok(unknown.status >= 400 && unknown.status < 500, JSON.stringify(unknown.body));
+    assert.match(unknown.body.errors[0].pointer, /^\/tasks/);
+    const missing = await post({ tasks: ["wikitext"] });
+    assert.ok(missing.status >= 400 && missing.status < 500, JSON.stringify(missing.body));
+    assertProblem(await api.call("GET", "/v1/evaluations/eval_0"), 404, "not_found");
+    assertProblem(await api.call("GET", "/v1/evaluations/other"), 400, "invalid_request");
+  });
+});

@@ -1,0 +1,188 @@
+/** What queue and runner guarantee, on PGlite and on a real PostgreSQL alike; handlers are small fakes. */
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { CodedError } from "../../../src/ops/errors.ts";
+import type { ImportRequest } from "../../../src/engine/jobs/requests.ts";
+import { openEntryQueue } from "../../../src/engine/jobs/entries.ts";
+import type { Handler } from "../../../src/engine/jobs/handler.ts";
+import { createLog } from "../../../src/engine/log.ts";
+import { openDatabase } from "../../../src/engine/store/client.ts";
+import { createStore } from "../../../src/engine/store/store.ts";
+import { needsPostgres, query, startPostgres, type TestPostgres } from "../../helpers/postgres.ts";
+import { jobOf, temporaryFolder } from "../store/fixtures.ts";
+import { importOf, openTestBed, type TestBed } from "./harness.ts";
+
+let running = 0;
+let mostRunning = 0;
+
+/** Does what the request's metadata says. */
+const fakeImport: Handler<"checkpoint_import"> = async (request, context) => {
+  const behaviour = request.metadata?.["behaviour"];
+  running++;
+  mostRunning = Math.max(mostRunning, running);
+  try {
+    if (behaviour === "bad input") throw new CodedError("checkpoint_corrupt", "the file lies");
+    if (behaviour === "bug") throw new TypeError("secret detail");
+    if (behaviour === "crashes") throw new CodedError("compute_crashed", "it died");
+    if (behaviour === "crashes once" && context.job.attempts === 1) throw new CodedError("compute_crashed", "it died");
+    if (behaviour === "slow") await sleep(100);
+    if (behaviour === "long") await sleep(1_000);
+    if (behaviour === "waits" || (behaviour === "waits once" && context.job.attempts === 1)) {
+      await sleep(60_000, undefined, { signal: context.signal });
+    }
+    await context.report({ type: "log", level: "info", message: "working" });
+    for (let i = 1; i <= 100; i++) await context.report({ type: "progress", fraction: i / 100 });
+    return { result: () => ({ attempt: context.job.attempts }) };
+  } finally {
+    running--;
+  }
+};
+
+for (const kind of ["pglite", "postgres"] as const) {
+  describe(`queue and runner on ${kind}`, kind === "postgres" ? needsPostgres() : {}, () => {
+    let postgres: TestPostgres | null = null;
+    let databaseUrl: string | null = null;
+    let bed: TestBed;
+
+    before(async () => {
+      postgres = kind === "postgres" ? await startPostgres() : null;
+      databaseUrl = postgres ? await postgres.createDatabase() : null;
+      const environment = { JOB_MAX_ATTEMPTS: "3", PREPARE_CONCURRENCY: "2" };
+      bed = await openTestBed({ databaseUrl, importHandler: fakeImport, environment });
+    });
+    after(async () => {
+      await bed.dispose();
+      await postgres?.stop();
+    });
+    const submit = (behaviour: string) => bed.services.queue.submit("checkpoint_import", importOf(behaviour));
+
+    test("a job runs, and its events tell the story in order", async () => {
+      const { id } = await submit("");
+      const row = await bed.until(id, "succeeded");
+      assert.deepEqual(row.result, { attempt: 1 });
+      assert.equal(row.progress.fraction, 1);
+      assert.ok(row.startedAt && row.finishedAt && row.createdAt <= row.startedAt && row.startedAt <= row.finishedAt);
+      const events = await bed.services.store.jobs.events(id, { after: 0, limit: 100 });
+      assert.deepEqual(
+        events.map(({ type, data }) => (type === "status" ? (data as { status: string }).status : type)),
+        [...["queued", "running", "log", "progress", "succeeded"]],
+      );
+    });
+
+    test("an error about the input fails the job at once, with its message", async () => {
+      const row = await bed.until((await submit("bad input")).id, "failed");
+      assert.deepEqual(row.error, { code: "checkpoint_corrupt", message: "the file lies" });
+      assert.equal(row.attempts, 1);
+    });
+
+    test("a bug fails the job at once, and its text stays private", async () => {
+      const row = await bed.until((await submit("bug")).id, "failed");
+      assert.equal(row.error?.code, "internal");
+      assert.ok(!JSON.stringify(row).includes("secret"));
+    });
+
+    test("a failure that may pass is tried again, as often as allowed", async () => {
+      const passing = await bed.until((await submit("crashes once")).id, "succeeded");
+      assert.equal(passing.attempts, 2);
+      const failing = await bed.until((await submit("crashes")).id, "failed");
+      assert.equal(failing.attempts, 3);
+      assert.equal(failing.error?.code, "compute_crashed");
+      const events = await bed.services.store.jobs.events(failing.id, { after: 0, limit: 100, type: "status" });
+      const pauses = events
+        .map((event) => (event.data as { retry_in_seconds?: number }).retry_in_seconds)
+        .filter(Boolean);
+      assert.deepEqual(pauses, [0.05, 0.1]);
+    });
+
+    test("a running job that is cancelled stops within a second", async () => {
+      const { id } = await submit("waits");
+      await bed.until(id, "running");
+      const asked = Date.now();
+      const row = await bed.services.queue.cancel(id);
+      assert.equal(row.control, "cancel");
+      await bed.until(id, "cancelled");
+      assert.ok(Date.now() - asked < 2_000, `${Date.now() - asked} ms`);
+      await assert.rejects(bed.services.queue.cancel(id), { code: "conflict" });
+    });
+
+    test("no more jobs run at once than allowed", async () => {
+      mostRunning = 0;
+      const jobs = await Promise.all(Array.from({ length: 6 }, () => submit("slow")));
+      for (const { id } of jobs) await bed.until(id, "succeeded");
+      assert.equal(mostRunning, 2);
+    });
+
+    test("a runner that closes gives its jobs back, and the next one finishes them", async () => {
+      const { id } = await submit("waits once");
+      await bed.until(id, "running");
+      await bed.services.close();
+      bed = await openTestBed({ databaseUrl, dataDir: bed.dataDir, importHandler: fakeImport });
+      const row = await bed.until(id, "succeeded");
+      assert.deepEqual(row.result, { attempt: 2 });
+      const [worker] = await bed.services.store.workers.list();
+      assert.equal(worker?.pid, process.pid);
+    });
+
+    test("a job outlives the loss of every database connection", { skip: kind === "pglite" }, async () => {
+      const { id } = await submit("long");
+      await bed.until(id, "running");
+      const url = databaseUrl ?? "";
+      const others = "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()";
+      const ended = await query(url, `${others} and datname = current_database()`);
+      assert.ok(ended.length > 0);
+      const deadline = Date.now() + 30_000;
+      for (;;) {
+        const row = await bed.services.store.jobs.get(id).catch(() => null);
+        if (row?.status === "succeeded") break;
+        assert.ok(Date.now() < deadline && row?.status !== "failed", JSON.stringify(row));
+        await sleep(100);
+      }
+    });
+
+    test("names become ids, and what does not exist is refused with a pointer", async () => {
+      const { queue, store } = bed.services;
+      const training = { checkpoint: "none", dataset: "none", tokens: 10, batch_tokens: 10, sequence_length: 10 };
+      const points = (pointer: string) => (error: unknown) =>
+        error instanceof CodedError && error.code === "not_found" && error.fields[0]?.pointer === pointer;
+      await assert.rejects(queue.submit("training", training), points("/checkpoint"));
+      const bytes = { name: "d", source: { type: "text", text: "x" }, tokenizer: { checkpoint: "none" } } as const;
+      await assert.rejects(queue.submit("dataset_build", bytes), points("/tokenizer/checkpoint"));
+      const upload: ImportRequest = { source: { type: "upload", upload: ["../../etc/passwd"] } };
+      await assert.rejects(queue.submit("checkpoint_import", upload), points("/source/upload/0"));
+      const outside = { source: { type: "directory", path: "/etc" } } as const;
+      await assert.rejects(queue.submit("checkpoint_import", outside), { code: "forbidden" });
+      const config = { source: { type: "random", config: { hidden_size: -1 } } } as const;
+      await assert.rejects(
+        queue.submit("checkpoint_import", config),
+        (error: CodedError) => error.fields[0]?.pointer === "/source/config",
+      );
+      assert.equal((await store.jobs.list({ limit: 100, kind: "training" })).rows.length, 0);
+    });
+  });
+
+  test(
+    `on ${kind} a job's row and its queue entry are written together or not at all`,
+    kind === "postgres" ? needsPostgres() : {},
+    async () => {
+      const postgres = kind === "postgres" ? await startPostgres() : null;
+      const databaseUrl = postgres ? await postgres.createDatabase() : null;
+      const dataDir = temporaryFolder();
+      const client = await openDatabase({ databaseUrl, dataDir, maxConnections: 4, onError: () => undefined });
+      const entries = await openEntryQueue(client.queueConnection, createLog("silent"));
+      const store = createStore(client, () => dataDir);
+      const broken = store.work.insert(jobOf(), async (handle, job, delayMs) => {
+        await entries.enqueue(handle, job, delayMs);
+        throw new Error("power cut");
+      });
+      await assert.rejects(broken, /power cut/);
+      assert.equal((await store.jobs.list({ limit: 10 })).rows.length, 0);
+      assert.equal(await entries.take("compute"), null);
+      const { id } = await store.work.insert(jobOf(), entries.enqueue);
+      assert.equal((await entries.take("compute"))?.job, id);
+      await entries.close();
+      await client.close();
+      await postgres?.stop();
+    },
+  );
+}

@@ -1,0 +1,98 @@
+/** The pool over real model processes: a random tiny checkpoint, and stories260K where the shared data is. */
+import assert from "node:assert/strict";
+import { readFileSync, readdirSync } from "node:fs";
+import { after, test } from "node:test";
+import type { GenerateRequest } from "../../../src/engine/infer/servedModel.ts";
+import { createModelPool } from "../../../src/engine/serving/pool.ts";
+import type { ModelPool } from "../../../src/engine/serving/types.ts";
+import { loadTokenizer } from "../../../src/engine/tokenizer/loadTokenizer.ts";
+import { CodedError } from "../../../src/ops/errors.ts";
+import type { ResolvedCheckpoint } from "../../../src/ops/manifest.ts";
+import { resolveFolder } from "../../helpers/hfModel.ts";
+import { needsShared, sharedData } from "../../helpers/shared.ts";
+import { tinyCheckpoint } from "../../helpers/tinyCheckpoint.ts";
+
+const never = new AbortController().signal;
+const tiny = tinyCheckpoint();
+const pool = createModelPool({ backends: ["wasm", "cpu"] });
+after(async () => {
+  await pool.close();
+  tiny.remove();
+});
+
+async function ids(
+  from: ModelPool,
+  checkpoint: ResolvedCheckpoint,
+  change: Partial<GenerateRequest>,
+  signal = never,
+): Promise<number[]> {
+  const request: GenerateRequest = {
+    promptIds: [256, 72, 105], maxTokens: 20, temperature: 1, topP: 0.95, seed: 1, stopIds: [], logprobs: null, echo: false, ...change,
+  };
+  const out: number[] = [];
+  for await (const event of from.generate(checkpoint, request, signal)) if (event.type === "token") out.push(event.id);
+  return out;
+}
+
+/** Process ids of model processes that this process has started. */
+function children(): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        const status = readFileSync(`/proc/${pid}/status`, "utf8");
+        const command = readFileSync(`/proc/${pid}/cmdline`, "utf8");
+        return status.includes(`\nPPid:\t${process.pid}\n`) && command.includes("serving/child.ts");
+      } catch {
+        return false;
+      }
+    });
+}
+
+test("30 clients at once, some of whom leave, get the texts that each gets alone", async () => {
+  const expected: number[][] = [];
+  for (let seed = 0; seed < 30; seed++) expected.push(await ids(pool, tiny.checkpoint, { seed, maxTokens: 12 }));
+  assert.ok(new Set(expected.map(String)).size > 20);
+  const outcomes = await Promise.allSettled(
+    expected.map((_, seed) => {
+      const controller = new AbortController();
+      if (seed % 4 === 0) setTimeout(() => controller.abort(), 3 * seed);
+      return ids(pool, tiny.checkpoint, { seed, maxTokens: 12 }, controller.signal);
+    }),
+  );
+  for (const [seed, outcome] of outcomes.entries()) {
+    if (outcome.status === "fulfilled") assert.deepEqual(outcome.value, expected[seed]);
+    else assert.ok(seed % 4 === 0 && outcome.reason instanceof CodedError && outcome.reason.code === "cancelled");
+  }
+});
+
+test("a process killed with -9 in mid-generation fails its request, and the next one is served", { skip: process.platform !== "linux" }, async () => {
+  const before = await ids(pool, tiny.checkpoint, { seed: 5 });
+  const [pid] = children();
+  assert.ok(pid !== undefined && children().length === 1);
+  const stream = pool.generate(tiny.checkpoint, {
+    promptIds: [256], maxTokens: 60, temperature: 1, topP: 1, seed: 2, stopIds: [], logprobs: null, echo: false,
+  }, never);
+  const run = (async () => {
+    for await (const event of stream) if (event.type === "token") process.kill(pid, "SIGKILL");
+  })();
+  await assert.rejects(run, (error) => error instanceof CodedError && error.code === "compute_crashed");
+  assert.deepEqual(await ids(pool, tiny.checkpoint, { seed: 5 }), before);
+  assert.ok(!children().includes(pid));
+});
+
+test("a checkpoint whose weights are gone names the reason", async () => {
+  const other = tinyCheckpoint({ id: "ckpt_gone" });
+  other.remove();
+  const run = ids(pool, other.checkpoint, {});
+  await assert.rejects(run, (error) => error instanceof CodedError && error.code === "checkpoint_corrupt");
+});
+
+const stories = sharedData("checkpoints", "stories260K");
+const story = sharedData("golden", "llama2c", "stories260K.expected.txt");
+test("stories260K tells the story that llama2.c publishes", needsShared(stories, story), async () => {
+  const tokenizer = loadTokenizer({ tokenizerJson: readFileSync(`${stories!}/tokenizer.json`) });
+  const made = await ids(pool, resolveFolder(stories!), { promptIds: [1], maxTokens: 200, temperature: 0 });
+  assert.equal(tokenizer.decode(made, { skipSpecialTokens: true }).trim(), readFileSync(story!, "utf8").trim());
+});

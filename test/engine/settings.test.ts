@@ -1,0 +1,70 @@
+/** Settings: defaults, and an error that names the variable for every value that is not one. */
+import assert from "node:assert/strict";
+import { join, resolve } from "node:path";
+import { test } from "node:test";
+import { CodedError } from "../../src/ops/errors.ts";
+import { computeEnvironment, parseSettings, settingsTable } from "../../src/engine/settings.ts";
+
+test("an empty environment gives safe defaults: loopback, embedded database, one import root", () => {
+  const settings = parseSettings({});
+  assert.equal(settings.host, "127.0.0.1");
+  assert.equal(settings.port, 8080);
+  assert.equal(settings.databaseUrl, null);
+  assert.equal(settings.dataDir, resolve("data"));
+  assert.deepEqual(settings.importRoots, [join(settings.dataDir, "imports")]);
+  assert.equal(settings.backends, null);
+  assert.equal(settings.hubToken, null);
+});
+
+test("lists and paths are taken apart and made absolute", () => {
+  const settings = parseSettings({ DATA_DIR: "/x/y", IMPORT_ROOTS: "/a:/b/../c", BACKENDS: "cpu, wasm," });
+  assert.deepEqual(settings.importRoots, ["/a", "/c"]);
+  assert.deepEqual(settings.backends, ["cpu", "wasm"]);
+  assert.equal(settings.blobDir, "/x/y/blobs");
+  assert.equal(settings.benchmarksDir, "/x/y/benchmarks");
+});
+
+const lies: readonly (readonly [variable: string, value: string])[] = [
+  ["PORT", "http"],
+  ["PORT", "65536"],
+  ["PORT", "-1"],
+  ["PORT", "80.5"],
+  ["PORT", "1e3"],
+  ["LOG_LEVEL", "loud"],
+  ["DATABASE_URL", "mysql://localhost/x"],
+  ["DATABASE_URL", "not a url"],
+  ["HUB_ENDPOINT", "ftp://hub"],
+  ["HOST", "a host"],
+  ["COMPUTE_MEMORY_BYTES", "1024"],
+  ["JOB_MAX_ATTEMPTS", "0"],
+];
+for (const [variable, value] of lies) {
+  test(`${variable}=${value} is refused with a message that names the variable`, () => {
+    assert.throws(
+      () => parseSettings({ [variable]: value }),
+      (error) => error instanceof CodedError && error.code === "invalid_request" && error.message.includes(variable),
+    );
+  });
+}
+
+test("a wrong DATABASE_URL is not repeated, because it may hold a password", () => {
+  assert.throws(
+    () => parseSettings({ DATABASE_URL: "mysql://user:secret@host/x" }),
+    (error) => error instanceof CodedError && !error.message.includes("secret"),
+  );
+});
+
+test("the environment of a compute process holds no secret, no database and no service", () => {
+  const kept = Object.keys(computeEnvironment());
+  for (const name of kept) assert.match(name, /^(PATH|HOME|LANG|LC_ALL|TZ|TMPDIR|SystemRoot)$/);
+});
+
+test("every variable of the table is read, and read under that name", () => {
+  for (const [variable] of settingsTable) {
+    const seen: (string | symbol)[] = [];
+    parseSettings(new Proxy({}, { get: (_target, name) => void seen.push(name) }));
+    assert.ok(seen.includes(variable), variable);
+    assert.equal(seen.length, new Set(seen).size);
+    assert.equal(seen.length, settingsTable.length);
+  }
+});

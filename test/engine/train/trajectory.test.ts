@@ -1,0 +1,187 @@
+/**
+ * Training against PyTorch: gradients of one batch, and whole runs of AdamW with accumulation, clipping,
+ * schedules and both rules of decay, by transformers and torch.optim.AdamW.
+ */
+import assert from "node:assert/strict";
+import { readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import * as tf from "@tensorflow/tfjs";
+import type { TfjsBackendName } from "../../../src/engine/backends/tfjsRuntime.ts";
+import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
+import type { OptimizerSettings } from "../../../src/engine/backends/work.ts";
+import { kernelsFor } from "../../../src/engine/kernels/index.ts";
+import type { KernelChoice } from "../../../src/engine/kernels/index.ts";
+import { loadWeights } from "../../../src/engine/model/weights.ts";
+import { AdamW } from "../../../src/engine/train/adamw.ts";
+import type { MicroBatch, Model } from "../../../src/engine/train/loss.ts";
+import { countTargets, lossAndGradients } from "../../../src/engine/train/loss.ts";
+import { trainStep } from "../../../src/engine/train/step.ts";
+import type { LlamaConfig } from "../../../src/ops/architectures/llamaConfig.ts";
+import { maxDifference, readGolden, resolveFolder } from "../../helpers/hfModel.ts";
+import { needsShared, sharedData } from "../../helpers/shared.ts";
+
+const never = new AbortController().signal;
+const folder = sharedData("golden", "hf", "train");
+const torch = sharedData("golden", "hf-torch");
+const stories = sharedData("checkpoints", "stories260K");
+
+/** Rows of ids as inputs and the ids that follow them. */
+function shifted(ids: ArrayLike<number>, sequences: number, width: number, start = 0): MicroBatch {
+  const length = width - 1;
+  const inputs = new Int32Array(sequences * length);
+  const targets = new Int32Array(sequences * length);
+  for (let s = 0; s < sequences; s++) {
+    for (let t = 0; t < length; t++) {
+      inputs[s * length + t] = ids[start + s * width + t] as number;
+      targets[s * length + t] = ids[start + s * width + t + 1] as number;
+    }
+  }
+  return { ids: inputs, targets, sequences, length };
+}
+
+async function* each(batches: MicroBatch[]): AsyncGenerator<MicroBatch> {
+  yield* batches;
+}
+
+interface Trainable extends Model {
+  readonly config: LlamaConfig;
+  readonly weights: Map<string, tf.Variable>;
+}
+
+/** The folder's weights as variables on a backend; `layers` picks source layers for a stacked model. */
+async function trainable(path: string, backend: TfjsBackendName, choice: KernelChoice, layers?: number[]): Promise<Trainable> {
+  await activateTfjs(backend);
+  const { kernels } = await kernelsFor(backend, choice);
+  const { manifest, ...rest } = resolveFolder(path);
+  const order = layers ?? Array.from({ length: manifest.config.numHiddenLayers }, (_, i) => i);
+  const config = { ...manifest.config, numHiddenLayers: order.length };
+  const source = await loadWeights({ manifest, ...rest });
+  const weights = new Map<string, tf.Variable>();
+  const put = (name: string, from: string): void => {
+    weights.set(name, tf.tidy(() => tf.variable(tf.add(source.get(from) as tf.Tensor, 0), true)));
+  };
+  for (const name of source.keys()) {
+    const match = /^model\.layers\.(\d+)\.(.*)$/.exec(name);
+    if (!match) put(name, name);
+    else order.forEach((from, to) => { if (from === Number(match[1])) put(`model.layers.${to}.${match[2]}`, name); });
+  }
+  tf.dispose([...source.values()]);
+  return { kernels, config, weights };
+}
+
+async function checkGradients(model: Trainable, batch: MicroBatch, golden: ReturnType<typeof readGolden>): Promise<void> {
+  const count = countTargets(batch.targets);
+  const { loss, grads } = lossAndGradients(model, batch);
+  const names = [...model.weights.keys()];
+  for (const [i, grad] of grads.entries()) {
+    const wanted = Array.from(golden.get(names[i] as string)!.values);
+    const got = Array.from(await grad.data(), (g) => g / count);
+    const norm = Math.sqrt(wanted.reduce((sum, g) => sum + g * g, 0));
+    const off = Math.sqrt(got.reduce((sum, g, j) => sum + (g - wanted[j]!) ** 2, 0));
+    assert.ok(off <= 1e-4 * norm + 1e-9, `${names[i]}: off by ${off} of ${norm}`);
+  }
+  assert.equal(grads.length, golden.size);
+  tf.dispose([loss, ...grads]);
+}
+
+interface GoldenStep {
+  loss: number;
+  norm: number;
+  learningRate: number;
+}
+
+/** Runs a golden trajectory and holds every step and the final weights against it. */
+async function checkRun(
+  model: Trainable,
+  settings: OptimizerSettings,
+  steps: GoldenStep[],
+  batchesOf: (step: number) => MicroBatch[],
+  final: ReturnType<typeof readGolden>,
+): Promise<void> {
+  const optimizer = new AdamW(model.kernels, settings, model.weights, null);
+  let tensors = 0;
+  for (const [step, { loss, norm, learningRate }] of steps.entries()) {
+    const outcome = await trainStep(model, optimizer, each(batchesOf(step)), { learningRate, clip: settings.clip, step: step + 1 }, never);
+    assert.ok(outcome && Math.abs(outcome.loss - loss) <= 1e-4, `step ${step}: loss ${outcome?.loss}, wanted ${loss}`);
+    assert.ok(Math.abs(outcome.gradNorm - norm) <= 1e-3 * norm, `step ${step}: norm ${outcome.gradNorm}, wanted ${norm}`);
+    if (step === 0) tensors = tf.memory().numTensors;
+    assert.equal(tf.memory().numTensors, tensors, `step ${step} leaves no tensor over`);
+  }
+  for (const [name, weight] of model.weights) {
+    const worst = maxDifference(await weight.data(), final.get(name)!.values);
+    assert.ok(worst <= 2e-3, `${name}: off by ${worst}`);
+  }
+  optimizer.dispose();
+  tf.dispose([...model.weights.values()]);
+}
+
+interface GoldenRun {
+  lr_per_step: number[];
+  loss: number[];
+  grad_norm_before_clip: number[];
+}
+
+const runs = folder ? readdirSync(folder).filter((name) => /\.acc\d\.decay_\w+\.json$/.test(name)).sort() : [];
+/** On cpu, which is slow, one run of each model with accumulation, and one of a schedule each. */
+const onCpu = new Set([
+  "T1_tied_gqa.cosine_hf.acc2.decay_all.json", "T2_untied_hd12_bias.cosine_lit.acc1.decay_matrices.json",
+]);
+
+async function goldenRun(backend: TfjsBackendName, choice: KernelChoice, file: string): Promise<void> {
+  const path = folder as string;
+  const [name] = file.split(".") as [string];
+  const accumulate = Number(/\.acc(\d)\./.exec(file)![1]);
+  const golden = JSON.parse(readFileSync(join(path, file), "utf8")) as GoldenRun;
+  const ids = readGolden(join(path, `${name}.batches.safetensors`)).values().next().value!;
+  const [, rows, width] = ids.shape as [number, number, number];
+  const model = await trainable(join(path, `${name}.init`), backend, choice);
+  const settings: OptimizerSettings = {
+    type: "adamw", learningRate: 3e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1,
+    decay: file.includes("decay_all") ? "all" : "matrices", clip: 1,
+  };
+  const steps = golden.lr_per_step.map((learningRate, i) => ({
+    learningRate, loss: golden.loss[i] as number, norm: golden.grad_norm_before_clip[i] as number,
+  }));
+  const batchesOf = (step: number): MicroBatch[] => Array.from({ length: accumulate }, (_, a) =>
+    shifted(ids.values, rows, width, (step * accumulate + a) * rows * width));
+  await checkRun(model, settings, steps, batchesOf, readGolden(join(path, file.replace(/json$/, "final.safetensors"))));
+}
+
+for (const [backend, choice] of [["cpu", "reference"], ["wasm", "reference"], ["wasm", "auto"]] as const) {
+  for (const name of ["T1_tied_gqa", "T2_untied_hd12_bias"]) {
+    test(`${backend}/${choice}: the gradients of ${name} are PyTorch's`, needsShared(folder), async () => {
+      const model = await trainable(join(folder as string, `${name}.init`), backend, choice);
+      const ids = readGolden(join(folder as string, `${name}.batches.safetensors`)).values().next().value!;
+      const golden = readGolden(join(folder as string, `${name}.grads_first_batch.safetensors`));
+      await checkGradients(model, shifted(ids.values, ids.shape[1]!, ids.shape[2]!), golden);
+      tf.dispose([...model.weights.values()]);
+    });
+  }
+  for (const file of runs.filter((run) => backend !== "cpu" || onCpu.has(run))) {
+    test(`${backend}/${choice}: the run ${file} goes as in PyTorch, step by step`, () => goldenRun(backend, choice, file));
+  }
+}
+
+interface TorchGolden {
+  train: Record<string, { loss: number; lr: number; grad_norm: number }[]>;
+}
+
+for (const [backend, choice] of [["wasm", "reference"], ["wasm", "auto"]] as const) {
+  for (const [name, layers] of [["stories260K", undefined], ["stack_x2", [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]]] as const) {
+    test(`${backend}/${choice}: 20 steps of ${name} go as in PyTorch`, needsShared(torch, stories), async () => {
+      const path = torch as string;
+      const { train } = JSON.parse(readFileSync(join(path, "golden.json"), "utf8")) as TorchGolden;
+      const bytes = readFileSync(join(path, "train_batches_20x4x129.i32"));
+      const ids = new Int32Array(new Uint8Array(bytes).buffer);
+      const model = await trainable(stories as string, backend, choice, layers ? [...layers] : undefined);
+      if (!layers) await checkGradients(model, shifted(ids, 4, 129), readGolden(join(path, "grad_step0.safetensors")));
+      const settings: OptimizerSettings = {
+        type: "adamw", learningRate: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, decay: "matrices", clip: 1,
+      };
+      const steps = train[name]!.map(({ loss, lr, grad_norm }) => ({ loss, learningRate: lr, norm: grad_norm }));
+      const final = readGolden(join(path, `train_${name}_final.safetensors`));
+      await checkRun(model, settings, steps, (step) => [shifted(ids, 4, 129, step * 4 * 129)], final);
+    });
+  }
+}
