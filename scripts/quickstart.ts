@@ -55,7 +55,7 @@ async function startServer(dataDir: string, corpus: string): Promise<{ url: stri
   const port = await freePort();
   const server = spawn(process.execPath, ["--no-warnings", "src/api/server.ts"], {
     cwd: repository,
-    env: { ...process.env, HOST: "127.0.0.1", PORT: String(port), DATA_DIR: dataDir, IMPORT_ROOTS: corpus, LOG_LEVEL: "warn" },
+    env: { ...process.env, HOST: "127.0.0.1", PORT: String(port), DATA_DIR: dataDir, IMPORT_ROOTS: corpus, LOG_LEVEL: "warn", COMPUTE_CONCURRENCY: "2" },
     stdio: ["ignore", "inherit", "inherit"],
   });
   const stop = async (): Promise<void> => {

@@ -47,7 +47,8 @@ export async function readJson(request: Request, limits: BodyLimits, required: b
 }
 
 async function readBytes(request: Request, { maxBytes, timeoutMs }: BodyLimits): Promise<Buffer> {
-  const tooLarge = new CodedError("payload_too_large", `the body has more than ${maxBytes} bytes, the most that is taken`);
+  const most = `the body has more than ${maxBytes} bytes, the most that is taken`;
+  const tooLarge = new CodedError("payload_too_large", most);
   if (Number(request.headers.get("content-length") ?? 0) > maxBytes) throw tooLarge;
   if (!request.body) return Buffer.alloc(0);
   const reader = request.body.getReader();
@@ -93,7 +94,8 @@ function checkValue(value: unknown, pointer: string, depth: number): void {
   for (const key of Object.keys(value)) {
     checkText(key, pointer);
     if (key === "__proto__") fail(pointer, 'has the key "__proto__", which is not taken anywhere');
-    checkValue((value as Record<string, unknown>)[key], `${pointer}/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`, depth + 1);
+    const below = `${pointer}/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`;
+    checkValue((value as Record<string, unknown>)[key], below, depth + 1);
   }
 }
 

@@ -60,7 +60,8 @@ function readOperation(document: Node, path: string, item: Node, method: Method)
   const declared = [...list(item["parameters"]), ...list(operation["parameters"])];
   const content = node(node(operation["requestBody"] ?? {})["content"] ?? {});
   const scope = operation["x-scope"];
-  invariant(scope === "none" || scope === "read" || scope === "write" || scope === "admin", `${method} ${path}: x-scope`);
+  const known = scope === "none" || scope === "read" || scope === "write" || scope === "admin";
+  invariant(known, `${method} ${path}: x-scope`);
   invariant(scope !== "none" || Array.isArray(operation["security"]), `${method} ${path} is open and does not say so`);
   return {
     id: String(operation["operationId"]) as OperationId,

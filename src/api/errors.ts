@@ -62,7 +62,8 @@ const retryAfterSeconds: Partial<Record<ErrorCode, number>> = {
 /** @returns the coded error that a caller may see for anything that was thrown. */
 export function publicError(error: unknown): CodedError {
   if (error instanceof CodedError) return error;
-  return new CodedError("internal", "an internal error; the server's log has it under this request id", { cause: error });
+  const message = "an internal error; the server's log has it under this request id";
+  return new CodedError("internal", message, { cause: error });
 }
 
 /** @returns the problem document of an error; `forOpenAi` adds the member that OpenAI's clients read. */
@@ -85,7 +86,8 @@ export function presentProblem(error: CodedError, requestId: string, forOpenAi =
 export function problemResponse(thrown: unknown, requestId: string, log: Logger, forOpenAi = false): Response {
   const error = publicError(thrown);
   const { status } = problems[error.code];
-  if (status >= 500) log.error({ request_id: requestId, code: error.code, err: error, cause: error.cause }, error.message);
+  const { code, cause } = error;
+  if (status >= 500) log.error({ request_id: requestId, code, err: error, cause }, error.message);
   const headers = new Headers({ "Content-Type": "application/problem+json" });
   const told = error.details["retry_after_seconds"];
   const retryAfter = typeof told === "number" ? told : retryAfterSeconds[error.code];

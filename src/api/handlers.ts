@@ -19,7 +19,8 @@ export interface Principal {
 
 type Parameters<Id extends OperationId> = operations[Id]["parameters"];
 type Part<Id extends OperationId, Where extends "query" | "path" | "header"> = NonNullable<Parameters<Id>[Where]>;
-type BodyOf<Operation> = Operation extends { requestBody: { content: { "application/json": infer Body } } } ? Body : undefined;
+type JsonBody<Body> = { requestBody: { content: { "application/json": Body } } };
+type BodyOf<Operation> = Operation extends JsonBody<infer Body> ? Body : undefined;
 
 /** A request as the contract declares it, checked, with its defaults filled in. */
 export interface Call<Id extends OperationId> {
@@ -50,7 +51,10 @@ type JsonOf<Answer> = Answer extends { content: { "application/json": infer Body
 /** What a handler of the operation answers: declared JSON, or a `Response` of its own for anything else. */
 export type Reply<Id extends OperationId> =
   | Response
-  | { [S in Status<Id>]: [JsonOf<Responses<Id>[S]>] extends [never] ? never : JsonReply<S, JsonOf<Responses<Id>[S]>> }[Status<Id>];
+  | { [S in Status<Id>]: ReplyWith<S, JsonOf<Responses<Id>[S]>> }[Status<Id>];
+
+/** A declared status without JSON is no JSON answer. */
+type ReplyWith<S extends number, Body> = [Body] extends [never] ? never : JsonReply<S, Body>;
 
 export type Handler<Id extends OperationId> = (call: Call<Id>) => Promise<Reply<Id>> | Reply<Id>;
 

@@ -46,9 +46,10 @@ export async function startServer(settings: Settings, options: ListenOptions = {
     const deps = createApiDeps(services, closing.signal);
     stack.defer(() => deps.pool.close());
     const app = createApp(deps, options);
+    const listener = getRequestListener((request, env) => app.fetch(request, env as HttpBindings));
     const server = createServer(
       { maxHeaderSize: settings.maxHeaderBytes, headersTimeout: settings.requestTimeoutMs, requestTimeout: 0 },
-      getRequestListener((request, env) => app.fetch(request, env as HttpBindings)),
+      (incoming, outgoing) => void listener(incoming, outgoing),
     );
     server.maxConnections = maxConnections;
     server.keepAliveTimeout = keepAliveMs;
@@ -96,7 +97,8 @@ async function listen(server: Server, { host, port }: Settings): Promise<string>
   const bare = host.replace(/^\[|\]$/g, "");
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error) => {
-      reject(new CodedError("unavailable", `cannot listen on ${host} port ${port}: ${error.message}`, { cause: error }));
+      const message = `cannot listen on ${host} port ${port}: ${error.message}`;
+      reject(new CodedError("unavailable", message, { cause: error }));
     });
     server.listen(port, bare, resolve);
   });

@@ -38,7 +38,8 @@ export interface PipelineDeps {
 }
 
 /** A handler whose types were checked where it was written. */
-export type AnyHandler = (call: Call<OperationId>) => Promise<Response | JsonReply<number, unknown>> | Response | JsonReply<number, unknown>;
+export type AnyHandler = (call: Call<OperationId>) => Promise<AnyReply> | AnyReply;
+type AnyReply = Response | JsonReply<number, unknown>;
 
 const nobody: Principal = { id: "anonymous", scopes: [] };
 

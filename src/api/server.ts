@@ -12,8 +12,9 @@ const stopMarginMs = 20_000;
 async function main(): Promise<void> {
   const settings = readSettings();
   const server = await startServer(settings);
-  const { log } = server.services;
-  log.info({ url: server.url, data_dir: settings.dataDir, store: server.services.store.kind }, `listening on ${server.url}`);
+  const { url } = server;
+  const { log, store } = server.services;
+  log.info({ url, data_dir: settings.dataDir, store: store.kind }, `listening on ${url}`);
   let stopping = false;
   const onSignal = (signal: string): void => {
     if (stopping) {

@@ -41,8 +41,9 @@ export function eventStream(
   options: StreamOptions = {},
 ): Response {
   const stream = new EventPump(start, signal, options);
-  const headers = { "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store", "X-Accel-Buffering": "no" };
-  return new Response(stream.readable(), { headers: { ...headers, ...options.headers } });
+  const type = { "Content-Type": "text/event-stream; charset=utf-8" };
+  const unbuffered = { "Cache-Control": "no-store", "X-Accel-Buffering": "no" };
+  return new Response(stream.readable(), { headers: { ...type, ...unbuffered, ...options.headers } });
 }
 
 class EventPump {

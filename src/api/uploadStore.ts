@@ -54,7 +54,8 @@ export function createUploadStore(directory: string, maxBytes: number): UploadSt
     async handle(request) {
       const type = request.headers.get("content-type");
       if (request.method === "PATCH" && type !== "application/offset+octet-stream") {
-        const message = `Content-Type: got ${JSON.stringify(type?.slice(0, 100))}, want "application/offset+octet-stream"`;
+        const got = JSON.stringify(type?.slice(0, 100) ?? "");
+        const message = `Content-Type: got ${got}, want "application/offset+octet-stream"`;
         throw new CodedError("unsupported_media_type", message);
       }
       return asAnswer(await tus().handleWeb(request));

@@ -63,7 +63,7 @@ export function createValidator(contract: Contract): Validator {
       const check = compiled(answers(), key, () => schema);
       if (check(body)) return;
       const found = explain(check.errors ?? []).map(({ pointer, detail }) => `${pointer} ${detail}`);
-      throw new Error(`${operation.id} answered ${status} with what the contract does not promise: ${found.join("; ")}`);
+      throw new Error(`${operation.id} answered ${status} with what the contract does not say: ${found.join("; ")}`);
     },
   };
 }
@@ -122,7 +122,8 @@ function responseSchema(contract: Contract, operation: Operation, status: number
   const content = at(contract.document, shared)["content"];
   if (content === undefined && contentType === "") return {};
   const media = (content as Values | undefined)?.[contentType];
-  if (media === undefined) throw new Error(`${operation.id} answered ${status} as ${contentType || "nothing"}: undeclared`);
+  const shown = contentType === "" ? "nothing" : contentType;
+  if (media === undefined) throw new Error(`${operation.id} answered ${status} with ${shown}, which is undeclared`);
   const isJson = /json$/.test(contentType) && "schema" in (media as Values);
   return isJson ? { $ref: reference([...shared, "content", contentType, "schema"]) } : {};
 }

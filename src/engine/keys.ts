@@ -20,6 +20,9 @@ async function main(): Promise<void> {
     allowPositionals: true,
     options: { name: { type: "string" }, scopes: { type: "string", default: "read,write" } },
   });
+  const [command, id] = positionals;
+  const known = { create: values.name !== undefined, list: true, delete: id !== undefined }[command ?? ""];
+  if (known !== true) throw new CodedError("invalid_request", usage);
   const settings = readSettings();
   const { databaseUrl, dataDir, blobDir } = settings;
   const client = await openDatabase({ databaseUrl, dataDir, maxConnections: 2, onError: () => undefined });

@@ -46,11 +46,16 @@ export function resolveFolder(folder: string): ResolvedCheckpoint {
       tensors.push({ name, dtype: dtype as Dtype, shape, blob: file, offset: start + from, sizeBytes: to - from, sha256: "" });
     }
   }
+  const files = readdirSync(folder).filter((name) => /^(tokenizer|special_tokens).*\.json$/.test(name)).map((name) => {
+    const path = join(folder, name);
+    blobs[name] = { path, sizeBytes: statSync(path).size, mtimeMs: null };
+    return { name, blob: name, sizeBytes: statSync(path).size };
+  });
   const config = configOf(configJson);
   const kept = tensors.filter(({ name }) => !(config.tieWordEmbeddings && name === "lm_head.weight"));
   return {
     id: folder,
-    manifest: { architecture: "llama", config, configJson, tensors: kept, files: [], original: null, optimizer: null },
+    manifest: { architecture: "llama", config, configJson, tensors: kept, files, original: null, optimizer: null },
     blobs,
   };
 }

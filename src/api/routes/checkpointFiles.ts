@@ -51,6 +51,7 @@ export function createCheckpointFileHandlers(
 function findFile(files: readonly ViewFile[], name: string, checkpoint: string): ViewFile {
   const file = files.find((candidate) => candidate.name === name);
   if (file) return file;
-  const message = `${checkpoint} has no file ${JSON.stringify(name)}; it has ${files.map((one) => one.name).join(", ")}`;
+  const there = files.map((one) => one.name).join(", ");
+  const message = `${checkpoint} has no file ${JSON.stringify(name)}; it has ${there}`;
   throw new CodedError("not_found", message.slice(0, 2000));
 }

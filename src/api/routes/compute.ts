@@ -34,7 +34,8 @@ async function probeAll(deps: RouteDeps): Promise<Schemas["Backend"][]> {
 async function probeOne(backend: ProbedBackend, allowed: readonly string[] | null): Promise<Schemas["Backend"]> {
   const { name, description, preference } = backend;
   const isAllowed = allowed === null || allowed.includes(name);
-  const found = isAllowed ? await probeInTime(backend) : unavailable("not among BACKENDS, the backends that may be used");
+  const switchedOff = "switched off here: it is not among BACKENDS";
+  const found = isAllowed ? await probeInTime(backend) : unavailable(switchedOff);
   const { available, reason, device, memoryBytes } = found;
   const features = { ...found.features };
   return { name, description, preference, available, reason, device, features, memory_bytes: memoryBytes };

@@ -2,7 +2,8 @@
 import { expectedTensors } from "../../ops/architectures/llama.ts";
 import { formatLlamaConfig, parseLlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import { CodedError, invariant } from "../../ops/errors.ts";
-import { listOperators, planGrowth, type GrowthOperator, type GrowthPlan, type GrowthSource } from "../../ops/growth/index.ts";
+import { listOperators, planGrowth } from "../../ops/growth/index.ts";
+import type { GrowthOperator, GrowthPlan, GrowthSource } from "../../ops/growth/index.ts";
 import type { JsonObject } from "../../ops/manifest.ts";
 import { findPreset, presets } from "../../ops/planner/presets.ts";
 import type { CheckpointStore } from "../../engine/store/types.ts";

@@ -21,6 +21,8 @@ const links: Readonly<Record<string, string>> = {
   models: "/v1/models",
 };
 
+const indexPolicy = "default-src 'none'; img-src data:";
+
 type ServiceOperations = "getRoot" | "getHealth" | "getReadiness" | "getMetrics" | "getContract";
 
 export function createServiceHandlers(deps: RouteDeps): HandlersOf<ServiceOperations> {
@@ -32,7 +34,7 @@ export function createServiceHandlers(deps: RouteDeps): HandlersOf<ServiceOperat
       if (form === "application/json") {
         return { status: 200, body: { name: "cambium", version: contract.version, links: { ...links } } };
       }
-      const headers = { "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'none'; img-src data:" };
+      const headers = { "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": indexPolicy };
       return new Response(indexPage(contract.version), { headers });
     },
     getHealth() {
@@ -50,13 +52,15 @@ export function createServiceHandlers(deps: RouteDeps): HandlersOf<ServiceOperat
     getContract({ header }) {
       const headers = { ETag: contractTag, "Cache-Control": "no-cache" };
       if (noneMatch(header["If-None-Match"], contractTag)) return new Response(null, { status: 304, headers });
-      return new Response(contract.text, { headers: { ...headers, "Content-Type": "application/yaml; charset=utf-8" } });
+      const type = { "Content-Type": "application/yaml; charset=utf-8" };
+      return new Response(contract.text, { headers: { ...headers, ...type } });
     },
   };
 }
 
 function indexPage(version: string): string {
-  const items = Object.entries(links).map(([name, path]) => `<li><a href="${path}">${name}</a> <code>${path}</code></li>`);
+  const item = ([name, path]: [string, string]) => `<li><a href="${path}">${name}</a> <code>${path}</code></li>`;
+  const items = Object.entries(links).map(item);
   return `<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>Cambium</title><link rel="icon" href="data:,"></head>

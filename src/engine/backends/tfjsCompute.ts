@@ -20,6 +20,9 @@ import type { TfjsBackendName } from "./tfjsRuntime.ts";
 import { activateTfjs } from "./tfjsRuntime.ts";
 import type { CompareWork, EvaluateWork, TrainWork } from "./work.ts";
 
+/** What the process takes beside tensors: Node, the compiled code, the tensor that is being read or written. */
+const processBytes = 256 * 2 ** 20;
+
 /** What a tfjs backend is made of. */
 export interface TfjsCompute {
   readonly tfjs: TfjsBackendName;
@@ -35,7 +38,7 @@ export async function* runTraining(
 ): AsyncGenerator<WorkEvent, void, undefined> {
   const { kernels, fallbackReason } = await start(compute);
   if (fallbackReason !== null) yield { type: "log", level: "warn", message: fallbackReason };
-  yield* train(work, kernels, signal, { memoryBytes: compute.memoryBytes });
+  yield* train(work, kernels, signal, { memoryBytes: tensorMemory(compute, work) });
 }
 
 export async function* runEvaluation(
@@ -71,6 +74,12 @@ export async function load(compute: TfjsCompute, checkpoint: ResolvedCheckpoint)
   checkFits(compute, checkpoint.manifest);
   const { kernels } = await start(compute);
   return loadServedModel(checkpoint, kernels);
+}
+
+/** What is left for tensors when the process itself may grow to no more than `work.memoryBytes`. */
+function tensorMemory({ memoryBytes }: TfjsCompute, work: TrainWork): number | null {
+  if (work.memoryBytes === undefined) return memoryBytes;
+  return Math.min(memoryBytes ?? Infinity, Math.max(0, work.memoryBytes - processBytes));
 }
 
 async function start({ tfjs, kernels }: TfjsCompute): Promise<LoadedKernels> {

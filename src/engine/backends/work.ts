@@ -54,6 +54,8 @@ export interface TrainWork {
   readonly resume: TrainingState | null;
   /** The blob directory, to write weights and moments into. */
   readonly blobDir: string;
+  /** Bytes the compute process may take in all; absent where nobody sets a limit beside the backend's own. */
+  readonly memoryBytes?: number;
 }
 
 /** Result of a training, before it becomes a checkpoint resource. */

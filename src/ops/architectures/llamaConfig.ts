@@ -59,7 +59,7 @@ export const llamaLimits = {
   numAttentionHeads: { min: 1, max: 4096 },
   headDim: { min: 2, max: 4096 },
   maxPositionEmbeddings: { min: 1, max: 2 ** 27 },
-  rmsNormEps: { min: 1e-12, max: 0.1 },
+  rmsNormEps: { min: 1e-30, max: 0.1 },
   initializerRange: { min: 0, max: 10 },
 } as const;
 

@@ -4,7 +4,6 @@
  * between. A tensor that a later step copies several times is built once and referred to.
  * Source: method section 7, "Useful growth beyond the paper"; invariant 30.
  */
-import type { JsonObject } from "../manifest.ts";
 import type { TensorInfo } from "../tensor.ts";
 import {
   assemblePlan,
@@ -17,25 +16,6 @@ import {
 
 /** Most steps in one request. */
 export const maxSteps = 8;
-
-/** JSON Schema of `params.steps`, which stands instead of operator, axis and factor. */
-export const stepsSchema: JsonObject = {
-  description: "Growths made one after the other, planned as one.",
-  type: "array",
-  minItems: 1,
-  maxItems: maxSteps,
-  items: {
-    type: "object",
-    additionalProperties: false,
-    required: ["operator", "axis"],
-    properties: {
-      operator: { type: "string" },
-      axis: { enum: ["depth", "width"] },
-      factor: { type: "integer", minimum: 1, maximum: 1024 },
-      params: { type: "object" },
-    },
-  },
-};
 
 /** @returns the source that a plan leaves to the next step. */
 export function plannedSource(plan: GrowthPlan): GrowthSource {

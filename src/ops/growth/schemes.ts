@@ -3,6 +3,8 @@
  * layer order of LLaMA-Pro, and the middle-block growth of MIDAS and LIDAS. Each describes one growth; gradual
  * schemes are repeated requests. Whether LLaMA-Pro's copies are silenced is the operator's business (`zero` does,
  * `direct` does not).
+ * MIDAS repeats the middle one of equal blocks; LIDAS, as we read it, the layers around the exact middle, wherever
+ * block borders lie, so that both agree for an odd number of blocks.
  * Source: arXiv 2312.15166 (SOLAR), 2401.02415 (LLaMA-Pro), 2409.19044 (MIDAS), 2512.08819 (LIDAS).
  */
 import type { JsonObject } from "../manifest.ts";

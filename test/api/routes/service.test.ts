@@ -57,7 +57,7 @@ describe("service", () => {
       return { available: true, reason: null, device: null, features: {}, memoryBytes: null };
     } };
     const app = createApp({ ...api.deps, settings: { ...api.settings, backends: null }, backends: async () => [slow] });
-    await Promise.all(Array.from({ length: 5 }, () => app.request("/v1/backends")));
+    await Promise.all(Array.from({ length: 5 }, async () => app.request("/v1/backends")));
     assert.equal(probes, 1);
   });
 

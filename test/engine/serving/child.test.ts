@@ -1,7 +1,11 @@
 /** The pool over real model processes: a random tiny checkpoint, and stories260K where the shared data is. */
 import assert from "node:assert/strict";
-import { readFileSync, readdirSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, readFileSync } from "node:fs";
 import { after, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import type { GenerateRequest } from "../../../src/engine/infer/servedModel.ts";
 import { createModelPool } from "../../../src/engine/serving/pool.ts";
 import type { ModelPool } from "../../../src/engine/serving/types.ts";
@@ -9,6 +13,7 @@ import { loadTokenizer } from "../../../src/engine/tokenizer/loadTokenizer.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../../src/ops/manifest.ts";
 import { resolveFolder } from "../../helpers/hfModel.ts";
+import { modelProcesses } from "../../helpers/modelProcesses.ts";
 import { needsShared, sharedData } from "../../helpers/shared.ts";
 import { tinyCheckpoint } from "../../helpers/tinyCheckpoint.ts";
 
@@ -34,22 +39,6 @@ async function ids(
   return out;
 }
 
-/** Process ids of model processes that this process has started. */
-function children(): number[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)
-    .filter((pid) => {
-      try {
-        const status = readFileSync(`/proc/${pid}/status`, "utf8");
-        const command = readFileSync(`/proc/${pid}/cmdline`, "utf8");
-        return status.includes(`\nPPid:\t${process.pid}\n`) && command.includes("serving/child.ts");
-      } catch {
-        return false;
-      }
-    });
-}
-
 test("30 clients at once, some of whom leave, get the texts that each gets alone", async () => {
   const expected: number[][] = [];
   for (let seed = 0; seed < 30; seed++) expected.push(await ids(pool, tiny.checkpoint, { seed, maxTokens: 12 }));
@@ -69,8 +58,8 @@ test("30 clients at once, some of whom leave, get the texts that each gets alone
 
 test("a process killed with -9 in mid-generation fails its request, and the next one is served", { skip: process.platform !== "linux" }, async () => {
   const before = await ids(pool, tiny.checkpoint, { seed: 5 });
-  const [pid] = children();
-  assert.ok(pid !== undefined && children().length === 1);
+  const [pid] = modelProcesses(process.pid);
+  assert.ok(pid !== undefined && modelProcesses(process.pid).length === 1);
   const stream = pool.generate(tiny.checkpoint, {
     promptIds: [256], maxTokens: 60, temperature: 1, topP: 1, seed: 2, stopIds: [], logprobs: null, echo: false,
   }, never);
@@ -79,7 +68,19 @@ test("a process killed with -9 in mid-generation fails its request, and the next
   })();
   await assert.rejects(run, (error) => error instanceof CodedError && error.code === "compute_crashed");
   assert.deepEqual(await ids(pool, tiny.checkpoint, { seed: 5 }), before);
-  assert.ok(!children().includes(pid));
+  assert.ok(!modelProcesses(process.pid).includes(pid));
+});
+
+test("a model process ends when the server is killed, even in mid-generation", { skip: process.platform !== "linux" }, async () => {
+  const parent = spawn(process.execPath, [fileURLToPath(new URL("./poolParent.ts", import.meta.url))], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const [line] = (await once(parent.stdout.setEncoding("utf8"), "data")) as [string];
+  const pid = Number(line);
+  assert.ok(pid > 0 && existsSync(`/proc/${pid}`));
+  parent.kill("SIGKILL");
+  for (let i = 0; i < 100 && existsSync(`/proc/${pid}`); i++) await sleep(100);
+  assert.ok(!existsSync(`/proc/${pid}`), "gone within 10 s");
 });
 
 test("a checkpoint whose weights are gone names the reason", async () => {

@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Ajv2020 } from "ajv/dist/2020.js";
 import { CodedError } from "../../../src/ops/errors.ts";
 import { planGrowth, type GrowthPlanRequest } from "../../../src/ops/growth/index.ts";
 import type { GrowthOperator } from "../../../src/ops/growth/operator.ts";
@@ -70,6 +71,15 @@ export function operatorContract(operator: GrowthOperator, samples: readonly Sam
       });
     }
   }
+
+  test(title("its schemas are valid JSON Schema 2020-12, and every sample fits them"), () => {
+    const ajv = new Ajv2020({ strict: true, strictRequired: false });
+    for (const { axis, params } of samples) {
+      const validate = ajv.compile(operator.paramsSchema[axis]!);
+      assert.ok(validate(params ?? {}), JSON.stringify(validate.errors));
+      assert.ok(!validate({ no_such_parameter: 1 }));
+    }
+  });
 
   for (const axis of operator.axes) {
     test(title(`${axis}: an unknown parameter is refused by name, a body of another type too`), () => {

@@ -22,6 +22,7 @@ const samples: Readonly<Record<string, readonly Sample[]>> = {
     { axis: "depth", factor: 2 },
     { axis: "depth", factor: 2, params: { pattern: "stack" } },
     { axis: "depth", params: { positions: [0, 2, 3] } },
+    { axis: "depth", params: { pattern: { name: "llama_pro", every: 1 } } },
     { axis: "depth", factor: 2, params: { noise: 0.2 } },
     { axis: "width", factor: 2 },
     { axis: "width", params: { target: { hidden_size: 40, intermediate_size: 50 }, rule: "eq14" }, seed: 5 },
