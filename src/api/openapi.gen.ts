@@ -1797,7 +1797,7 @@ export interface components {
             top_logprobs: null | (null | {
                 [key: string]: number;
             })[];
-            /** @description Where each token begins in `text`. */
+            /** @description Where each token begins in `text`, in Unicode code points. */
             text_offset: number[];
         };
         CompletionChoice: {

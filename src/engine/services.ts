@@ -51,6 +51,9 @@ export async function createServices(settings: Settings, options: ServicesOption
   const metrics = createMetrics();
   for (const folder of [settings.dataDir, settings.blobDir, settings.uploadsDir])
     mkdirSync(folder, { recursive: true });
+  // the default import root is ours to make; others must exist
+  const imports = settings.importRoots.filter((root) => root.startsWith(settings.dataDir));
+  for (const folder of imports) mkdirSync(folder, { recursive: true });
   const stack = new AsyncDisposableStack();
   try {
     const client = await openDatabase({

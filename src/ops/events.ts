@@ -31,6 +31,11 @@ export interface TrainingState {
   readonly position: number;
   readonly weights: readonly TensorRef[];
   readonly optimizer: OptimizerRef;
+  /**
+   * What the bytes depend on beside the request: how many sequences were summed at once, and which kernels
+   * computed. A resumed run keeps the first and warns when the second is another.
+   */
+  readonly numerics?: { readonly microBatchSequences: number; readonly kernels: string };
   /** Carried for the result: the last training and validation losses. */
   readonly lastLoss: number | null;
   readonly lastValidationLoss: number | null;

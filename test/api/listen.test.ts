@@ -143,6 +143,14 @@ describe("a listening server", () => {
     assert.equal((await fetch(`${server.url}/healthz`)).status, 200);
   });
 
+  test("a body beyond the limit is refused with 413, and the connection is no worse for it", async () => {
+    for (let i = 0; i < 3; i++) {
+      const { status, body } = await post("/v1/datasets", { name: "x", source: { type: "text", text: "x".repeat(12_000_000) } });
+      assert.deepEqual([status, body.code], [413, "payload_too_large"]);
+    }
+    assert.equal((await fetch(`${server.url}/healthz`)).status, 200);
+  });
+
   const noBrowser = existsSync(chromiumPath) ? false : `${chromiumPath} is not installed`;
   test("a browser shows every operation of /docs, without an error in its console", { skip: noBrowser }, async () => {
     const args = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"];

@@ -2,13 +2,18 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { pino } from "pino";
 import { negotiate } from "../../src/api/accept.ts";
+import { loadContract } from "../../src/api/contract.ts";
+import { problemResponse, problems } from "../../src/api/errors.ts";
 import { etagOf, noneMatch, requireMatch } from "../../src/api/middleware/etag.ts";
 import { isLoopback } from "../../src/api/middleware/auth.ts";
 import { createGate } from "../../src/api/middleware/limits.ts";
 import { createRateLimiter } from "../../src/api/middleware/rateLimit.ts";
 import { parseRange } from "../../src/api/range.ts";
 import { eventStream, formatEvent, type ServerEvent } from "../../src/api/sse.ts";
+import { createValidator } from "../../src/api/validate.ts";
+import { CodedError, errorCodes } from "../../src/ops/errors.ts";
 
 const never = new AbortController().signal;
 
@@ -58,6 +63,24 @@ describe("ETag", () => {
     requireMatch("*", etag);
     assert.throws(() => requireMatch(`W/${etag}`, etag), { code: "precondition_failed" });
   });
+});
+
+test("every error code becomes a problem that the contract declares, with its status and nothing private", async () => {
+  const contract = loadContract();
+  const validator = createValidator(contract);
+  const operation = contract.operations.find(({ id }) => id === "createTraining")!;
+  const log = pino({ level: "silent" });
+  for (const code of errorCodes) {
+    const fields = [{ pointer: "/a", detail: "b" }];
+    const error = new CodedError(code, "said", { fields, details: { number: 1 }, cause: new Error("private") });
+    const response = problemResponse(error, "id-1", log);
+    const text = await response.text();
+    validator.response(operation, response.status, "application/problem+json", JSON.parse(text));
+    assert.equal(response.status, problems[code].status);
+    assert.ok(!text.includes("private"));
+    assert.equal(response.headers.get("content-type"), "application/problem+json");
+  }
+  assert.match(await problemResponse(new TypeError("private"), "id-1", log).text(), /^(?!.*private).*"code":"internal"/);
 });
 
 test("only addresses of this machine are loopback", () => {

@@ -66,7 +66,8 @@ export async function startInferenceServer(
     queue: {}, uploads: {}, backends: async () => [], pool, closing: new AbortController().signal,
   } as unknown as ApiDeps;
   const app = createApp(deps, { onBrokenPromise: (error) => broken.push(error) });
-  const server = createServer(getRequestListener((request, env) => app.fetch(request, env as unknown as { incoming: never })));
+  const listener = getRequestListener((request, env) => app.fetch(request, env as unknown as { incoming: never }));
+  const server = createServer((incoming, outgoing) => void listener(incoming, outgoing));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,

@@ -43,10 +43,10 @@ export async function startPostgres(): Promise<TestPostgres> {
   const port = await freePort();
   const settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "shared_buffers=16MB"];
   const flags = settings.flatMap((setting) => ["-c", setting]);
-  const server = spawn(join(binaries, "postgres"), ["-D", data, "-p", String(port), ...flags], {
-    ...options,
-    stdio: "ignore",
-  });
+  // the shell ends the server when its stdin closes, and so when the tests are killed, however that comes
+  const tied = '"$@" </dev/null & server=$!; read -r _; kill -QUIT "$server"; wait "$server"';
+  const command = [join(binaries, "postgres"), "-D", data, "-p", String(port), ...flags];
+  const server = spawn("/bin/sh", ["-c", tied, "sh", ...command], { ...options, stdio: ["pipe", "ignore", "ignore"] });
   const base = `postgres://test@127.0.0.1:${port}`;
   await untilReady(`${base}/postgres`, server);
   return {
@@ -57,8 +57,8 @@ export async function startPostgres(): Promise<TestPostgres> {
     },
     async stop() {
       const gone = new Promise((resolve) => server.once("exit", resolve));
-      if (server.exitCode === null) {
-        server.kill("SIGQUIT");
+      if (server.exitCode === null && server.signalCode === null) {
+        server.stdin.end();
         await gone;
       }
       rmSync(folder, { recursive: true, force: true });

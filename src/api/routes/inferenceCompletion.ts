@@ -33,16 +33,21 @@ export async function* completionDeltas(job: CompletionJob): AsyncGenerator<Inde
   const seed = body.seed ?? randomInt(2 ** 48 - 1);
   for (const [promptIndex, prompt] of prompts.entries()) {
     for (let choice = 0; choice < body.n; choice++) {
-      const events = generateChoice(job, prompt, seedOf(seed, choice));
+      const index = promptIndex * body.n + choice;
+      const events = generateChoice(job, prompt, seedOf(seed, choice), index > 0);
       const stops = typeof body.stop === "string" ? [body.stop] : (body.stop ?? []);
       const options = { tokenizer, prompt, stops, echo: body.echo, withLogprobs: body.logprobs !== null };
-      const index = promptIndex * body.n + choice;
       for await (const delta of readChoice(options, events)) yield { ...delta, index };
     }
   }
 }
 
-function generateChoice(job: CompletionJob, prompt: Prompt, seed: number): AsyncIterable<GenerateEvent> {
+function generateChoice(
+  job: CompletionJob,
+  prompt: Prompt,
+  seed: number,
+  continued: boolean,
+): AsyncIterable<GenerateEvent> {
   const { body, model, tokenizer, pool, signal } = job;
   const { eosTokenIds } = model.checkpoint.manifest.config;
   const ends = tokenizer?.eosTokenId ?? null;
@@ -56,7 +61,7 @@ function generateChoice(job: CompletionJob, prompt: Prompt, seed: number): Async
     logprobs: body.logprobs,
     echo: body.echo,
   };
-  return pool.generate(model.checkpoint, request, signal);
+  return pool.generate(model.checkpoint, request, signal, continued);
 }
 
 /** Each choice of a prompt has a seed of its own; negative seeds, which OpenAI allows, wrap into [0, 2^53). */

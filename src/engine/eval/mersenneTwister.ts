@@ -1,8 +1,8 @@
 /**
  * CPython's `random.Random(seed)` for small seeds: the 32-bit Mersenne Twister, seeded by key, giving doubles
- * of 53 bits. The bootstrap of the evaluation harness draws from it, so its standard errors can be had to the
- * last bit. Not a generator for anything else. Source: Matsumoto and Nishimura 1998; CPython,
- * `Modules/_randommodule.c`.
+ * of 53 bits. The evaluation harness draws its bootstrap and its few-shot examples from it, so its standard
+ * errors and prompts can be had to the last bit. Not a generator for anything else. Source: Matsumoto and
+ * Nishimura 1998; CPython, `Modules/_randommodule.c`.
  */
 const size = 624;
 const middle = 397;
@@ -34,6 +34,11 @@ export class MersenneTwister {
     const high = this.#next() >>> 5;
     const low = this.#next() >>> 6;
     return (high * 67108864 + low) / 9007199254740992;
+  }
+
+  /** @returns an integer of `bits` random bits, 1 to 32, as `random.getrandbits`. */
+  getRandomBits(bits: number): number {
+    return this.#next() >>> (32 - bits);
   }
 
   #advance(i: number): number {

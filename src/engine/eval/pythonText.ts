@@ -39,3 +39,32 @@ export function codePointLength(text: string): number {
   for (const _ of text) length++;
   return length;
 }
+
+/** `str.capitalize()`: the first character in title case, all others in lower case. */
+export function capitalize(text: string): string {
+  const [first] = text;
+  if (first === undefined) return "";
+  // Lower case depends on what stands around a character (the Greek sigma), so it is taken of the whole.
+  return titleCase(first) + text.toLowerCase().slice(first.toLowerCase().length);
+}
+
+const iota = "\u0399";
+const iotaBelow = "\u0345";
+
+/** Title case of one character, which JavaScript has no function for: upper case but for a few letters. */
+function titleCase(character: string): string {
+  const upper = character.toUpperCase();
+  const code = character.codePointAt(0) ?? 0;
+  // Ligatures of two letters: the middle one of each three has only its first letter in upper case.
+  if (code >= 0x1c4 && code <= 0x1cc) return String.fromCharCode(code - ((code - 0x1c4) % 3) + 1);
+  if (code >= 0x1f1 && code <= 0x1f3) return "\u01f2";
+  // Georgian has upper case, but does not begin sentences with it; the n after an apostrophe has no lower case.
+  if (code >= 0x10d0 && code <= 0x10ff) return character;
+  if (code === 0x149) return upper;
+  const [head = "", ...tail] = upper;
+  // Greek letters with an iota below keep it below.
+  if (tail.at(-1) === iota) {
+    return tail.length === 1 ? (head + iotaBelow).normalize("NFC") : head + tail.slice(0, -1).join("") + iotaBelow;
+  }
+  return head + tail.join("").toLowerCase();
+}

@@ -4,6 +4,8 @@
  * `index.ts`, a test. Rules and names are those of lm-evaluation-harness.
  */
 import { CodedError } from "../../ops/errors.ts";
+import type { StrictObject, StrictValue } from "../checkpoint/strictJson.ts";
+import { InexactNumber } from "../checkpoint/strictJson.ts";
 import type { MetricName, ScoreItem } from "./metrics.ts";
 import { argmax } from "./metrics.ts";
 import { codePointLength } from "./pythonText.ts";
@@ -26,6 +28,10 @@ export interface TaskDoc {
   readonly requests: readonly ScoringRequest[];
   /** What the harness logs as the target: the gold index, the continuation, or the text. */
   readonly target: string;
+  /** Index of the right choice; null where there are none to choose from. */
+  readonly gold: number | null;
+  /** @returns the doc as an example before another one's question: with its answer and what divides them. */
+  shot(): string;
   /** @returns a score for every metric of the task; `results[i]` answers `requests[i]`. */
   score(results: readonly ScoringResult[]): Readonly<Partial<Record<MetricName, ScoreItem>>>;
 }
@@ -43,29 +49,60 @@ export interface TaskDataset {
   readonly fields: string;
 }
 
+/**
+ * Where the examples of a few-shot prompt come from. The harness takes the training split where the data set
+ * has one, else the split that is evaluated; where it knows of no test split it draws one example more and
+ * leaves out the doc itself, else it does not look.
+ */
+export type FewshotSource =
+  | {
+      readonly from: "file";
+      readonly split: string;
+      /** Names under which the file is looked for in a folder, best first. */
+      readonly fileNames: readonly string[];
+      readonly excludesDoc: boolean;
+    }
+  /** The evaluated docs themselves, none excluded. */
+  | { readonly from: "docs" }
+  /** The task takes no examples. */
+  | { readonly from: "none" };
+
 export interface Task {
   readonly name: string;
   /** Version of the task in the harness. */
   readonly version: string;
   readonly dataset: TaskDataset;
+  readonly fewshot: FewshotSource;
   readonly metrics: readonly MetricName[];
   /** @throws dataset_invalid naming line and field */
   parseDoc(fields: DocFields): TaskDoc;
+  /** What the harness makes of a line before it hashes it, where it makes something; the line is a valid doc. */
+  processDoc?(line: StrictObject): StrictObject;
+}
+
+/** Between question and answer, and after an answer, as the harness puts them by default. */
+export const targetDelimiter = " ";
+export const fewshotDelimiter = "\n\n";
+
+/** The training split as source of examples. */
+export function trainingShots(taskName: string, excludesDoc: boolean): FewshotSource {
+  const fileNames = ["train.jsonl", `${taskName}_train.jsonl`];
+  return { from: "file", split: "train", fileNames, excludesDoc };
 }
 
 /** The fields of one line of a task file: hostile until read through here. */
 export class DocFields {
-  readonly #value: Readonly<Record<string, unknown>>;
+  readonly #value: StrictObject;
   readonly #where: string;
 
   /** @param where names the line in messages, such as `arc_easy line 3` */
-  constructor(value: Readonly<Record<string, unknown>>, where: string) {
+  constructor(value: StrictObject, where: string) {
     this.#value = value;
     this.#where = where;
   }
 
   has(field: string): boolean {
-    return Object.hasOwn(this.#value, field);
+    return this.#value.has(field);
   }
 
   string(field: string): string {
@@ -77,7 +114,15 @@ export class DocFields {
   index(field: string, limit: number): number {
     const value = this.#get(field);
     if (typeof value === "number" && Number.isInteger(value) && value >= 0 && value < limit) return value;
-    return this.fail(`field "${field}" is ${JSON.stringify(value)}, an integer from 0 to ${limit - 1} is wanted`);
+    return this.fail(`field "${field}" is ${shown(value)}, an integer from 0 to ${limit - 1} is wanted`);
+  }
+
+  /** @returns the number 0 to below `limit` (at most 10) that a field holds, be it a number or a string of one digit. */
+  digit(field: string, limit: number): number {
+    const value = this.#get(field);
+    if (typeof value !== "string") return this.index(field, limit);
+    if (/^[0-9]$/.test(value) && Number(value) < limit) return Number(value);
+    return this.fail(`field "${field}" is ${shown(value)}, a digit from 0 to ${limit - 1} is wanted`);
   }
 
   /** @returns a list of `minimum` to `maximum` strings. */
@@ -93,14 +138,12 @@ export class DocFields {
   /** @returns the fields of an object within. */
   object(field: string): DocFields {
     const value = this.#get(field);
-    if (typeof value !== "object" || value === null || Array.isArray(value)) {
-      return this.fail(`field "${field}" is not an object`);
-    }
-    return new DocFields(value as Record<string, unknown>, `${this.#where}: ${field}`);
+    if (!(value instanceof Map)) return this.fail(`field "${field}" is not an object`);
+    return new DocFields(value, `${this.#where}: ${field}`);
   }
 
   isList(field: string): boolean {
-    return this.has(field) && Array.isArray(this.#value[field]);
+    return Array.isArray(this.#value.get(field));
   }
 
   /** @throws dataset_invalid with the line in front of the problem */
@@ -108,9 +151,19 @@ export class DocFields {
     throw new CodedError("dataset_invalid", `${this.#where}: ${problem}`);
   }
 
-  #get(field: string): unknown {
-    return this.has(field) ? this.#value[field] : this.fail(`field "${field}" missing`);
+  #get(field: string): StrictValue {
+    return this.#value.get(field) ?? (this.has(field) ? null : this.fail(`field "${field}" missing`));
   }
+}
+
+/** Characters of a wrong value that a message shows, at most. */
+const maxShown = 80;
+
+function shown(value: StrictValue): string {
+  if (value instanceof Map) return "an object";
+  if (Array.isArray(value)) return "a list";
+  const text = value instanceof InexactNumber ? value.text : JSON.stringify(value);
+  return text.length > maxShown ? `${text.slice(0, maxShown)}...` : text;
 }
 
 /**
@@ -120,8 +173,12 @@ export class DocFields {
  */
 export function multipleChoice(context: string, choices: readonly string[], gold: number): TaskDoc {
   return {
-    requests: choices.map((choice) => ({ kind: "loglikelihood", context, continuation: ` ${choice}` })),
+    requests: choices.map((choice) => {
+      return { kind: "loglikelihood", context, continuation: targetDelimiter + choice };
+    }),
     target: String(gold),
+    gold,
+    shot: () => context + targetDelimiter + (choices[gold] ?? "") + fewshotDelimiter,
     score(results) {
       const likelihoods = results.map((result) => result.logLikelihood);
       const normalized = likelihoods.map((likelihood, i) => likelihood / codePointLength(choices[i] ?? ""));

@@ -3,21 +3,33 @@
  * names and streamed into one new blob, one recipe in memory at a time. Tensors that are copies are not
  * touched: they are references to the source's blobs (growthPlan.ts).
  */
-import { planGrowth } from "../../ops/growth/index.ts";
+import { planGrowth, type GrowthPlan } from "../../ops/growth/index.ts";
 import { invariant } from "../../ops/errors.ts";
 import type { NewBlob } from "../../ops/events.ts";
+import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { TensorRef } from "../../ops/tensor.ts";
 import { TensorReader } from "../checkpoint/tensorReader.ts";
 import { writeTensors, type TensorToWrite, type WriteOptions } from "../checkpoint/writer.ts";
 import type { GrowWork } from "./computeProtocol.ts";
 
-/** @returns the built tensors, in the plan's order; none and no blob where the plan only copies. */
-export async function growTensors(
-  work: GrowWork,
+export interface BuiltTensors {
+  /** In the plan's order; none where the plan only copies. */
+  readonly tensors: readonly TensorRef[];
+  readonly blob: NewBlob | null;
+}
+
+/** Plans again, which costs nothing and keeps functions out of the request, and builds. */
+export function growTensors(work: GrowWork, options: WriteOptions): Promise<BuiltTensors> {
+  return buildTensors(planGrowth(work.source.manifest, work.request), work.source, work.blobDir, options);
+}
+
+/** @throws storage_full, source_changed, cancelled by the signal; then nothing is visible in the blob directory */
+export async function buildTensors(
+  plan: GrowthPlan,
+  source: ResolvedCheckpoint,
+  blobDir: string,
   options: WriteOptions,
-): Promise<{ tensors: readonly TensorRef[]; blob: NewBlob | null }> {
-  const { source } = work;
-  const plan = planGrowth(source.manifest, work.request);
+): Promise<BuiltTensors> {
   const byName = new Map(source.manifest.tensors.map((tensor) => [tensor.name, tensor]));
   const reader = new TensorReader(source.blobs);
   try {
@@ -36,7 +48,7 @@ export async function growTensors(
       toWrite.push({ info, data });
     }
     if (toWrite.length === 0) return { tensors: [], blob: null };
-    return await writeTensors(work.blobDir, toWrite, options);
+    return await writeTensors(blobDir, toWrite, options);
   } finally {
     await reader.close();
   }

@@ -4,7 +4,7 @@
  */
 import { formatLlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import type { GrowthPlan } from "../../ops/growth/index.ts";
-import { invariant } from "../../ops/errors.ts";
+import { CodedError, invariant } from "../../ops/errors.ts";
 import type { CheckpointManifest, JsonObject, OptimizerRef } from "../../ops/manifest.ts";
 import type { TensorRef } from "../../ops/tensor.ts";
 import type { CompareResult } from "../backends/work.ts";
@@ -94,4 +94,14 @@ export function growthReceipt(
     warnings: [...plan.warnings],
     digest,
   };
+}
+
+/** @throws verification_failed; the blob that was built is then referred to by nobody, and swept */
+export function assertPreserved(plan: GrowthPlan, verification: Verification): void {
+  const { value, tolerance } = plan.preservesFunction;
+  if (!value || tolerance === null || !("measured" in verification)) return;
+  const change = verification.measured.maxAbsLogitChange;
+  if (change <= tolerance) return;
+  const message = `the growth should keep the function, yet a logit changed by ${change}; allowed is ${tolerance}`;
+  throw new CodedError("verification_failed", message, { details: { max_abs_logit_change: change, tolerance } });
 }

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Log } from "../log.ts";
 import type { JsonObject } from "../../ops/manifest.ts";
 import { newId } from "../store/ids.ts";
+import type { WorkerSelf } from "../store/workers.ts";
 import { startAttempt, type Attempt, type AttemptTools } from "./attempt.ts";
 import { lanes, maxHoldMs, type Entry, type EntryQueue, type Lane } from "./entries.ts";
 
@@ -31,7 +32,8 @@ const heartbeatMs = 3_000;
 const longestRunMs = maxHoldMs * 0.95;
 
 interface Held {
-  readonly entry: Entry;
+  /** The latest delivery. */
+  entry: Entry;
   readonly attempt: Attempt;
   readonly since: number;
 }
@@ -40,7 +42,9 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   const { store, entries, embedded, backends } = options;
   const id = newId("worker");
   const log = options.log.child({ worker: id });
-  await store.workers.register({ id, hostname: hostname(), pid: process.pid, backends, embedded });
+  const self: WorkerSelf = { id, hostname: hostname(), pid: process.pid, backends, embedded, startedAt: new Date() };
+  if (embedded) await store.workers.clear();
+  await store.workers.heartbeat(self, null);
   if (embedded) {
     await entries.clear();
     const interrupted = await store.work.recover(entries.enqueue);
@@ -50,7 +54,7 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   const closing = new AbortController();
   const tools: AttemptTools = { ...options, log, enqueue: entries.enqueue };
   const loops = lanes.map((lane) => runLane(lane, id, { options, tools, held, log, closing: closing.signal }));
-  const beats = heartbeatLoop(id, { options, held, log, closing: closing.signal });
+  const beats = heartbeatLoop(self, { options, held, log, closing: closing.signal });
   return {
     id,
     async close() {
@@ -101,6 +105,11 @@ async function runLane(lane: Lane, worker: string, loop: Loop & { readonly tools
         await pause(pollMs);
         continue;
       }
+      const ours = [...loop.held].find((one) => one.entry.id === entry.id);
+      if (ours) {
+        ours.entry = entry; // this process was silent for too long (a machine asleep) and yet lives: it goes on
+        continue;
+      }
       const job = await store.work.claim(entry.job, entry.id, worker);
       if (!job) {
         await entries.complete(entry);
@@ -110,7 +119,7 @@ async function runLane(lane: Lane, worker: string, loop: Loop & { readonly tools
       loop.held.add(held);
       running++;
       void held.attempt.ended.then(async (settled) => {
-        const complete = settled ? entries.complete(entry) : Promise.resolve();
+        const complete = settled ? entries.complete(held.entry) : Promise.resolve();
         await complete.catch((error: unknown) => loop.log.warn({ err: error }, "entry not completed"));
         loop.held.delete(held);
         running--;
@@ -125,7 +134,7 @@ async function runLane(lane: Lane, worker: string, loop: Loop & { readonly tools
 }
 
 /** Holds entries and shows that this worker lives, until the runner has closed and nothing is held. */
-async function heartbeatLoop(worker: string, { options, held, log, closing }: Loop): Promise<void> {
+async function heartbeatLoop(self: WorkerSelf, { options, held, log, closing }: Loop): Promise<void> {
   for (let last = 0; !closing.aborted || held.size > 0;) {
     await sleep(closing.aborted ? 50 : 250, undefined, { signal: closing.aborted ? undefined : closing }).catch(
       () => undefined,
@@ -138,7 +147,7 @@ async function heartbeatLoop(worker: string, { options, held, log, closing }: Lo
         if (Date.now() - one.since > longestRunMs) one.attempt.stop("shutdown");
       }
       const [first] = held;
-      await options.store.workers.heartbeat(worker, first?.entry.job ?? null);
+      await options.store.workers.heartbeat(self, first?.entry.job ?? null);
     } catch (error) {
       log.warn({ err: error }, "heartbeat failed");
     }

@@ -65,9 +65,14 @@ export class Places {
    * Waits for a place on the checkpoint's model, which may still be loading then.
    * @throws too_many_requests, cancelled, unavailable
    */
-  async take(checkpoint: ResolvedCheckpoint, neededBytes: number, signal: AbortSignal): Promise<Place> {
+  async take(
+    checkpoint: ResolvedCheckpoint,
+    neededBytes: number,
+    signal: AbortSignal,
+    continued: boolean,
+  ): Promise<Place> {
     if (this.#closed) throw shuttingDown();
-    const place = this.#line.join({ checkpoint, neededBytes }, signal);
+    const place = this.#line.join({ checkpoint, neededBytes }, signal, continued);
     this.#pump();
     return place;
   }

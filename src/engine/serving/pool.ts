@@ -69,6 +69,7 @@ export function createModelPool(options: PoolOptions): ModelPool {
     checkpoint: ResolvedCheckpoint,
     request: GenerateRequest,
     signal: AbortSignal,
+    continued = false,
   ): AsyncGenerator<GenerateEvent> {
     const needed = estimateFootprint(checkpoint.manifest, limits.maxActive);
     if (needed > limits.maxMemoryBytes) {
@@ -76,7 +77,7 @@ export function createModelPool(options: PoolOptions): ModelPool {
       throw new CodedError("model_too_large", `serving ${checkpoint.id} takes about ${sizes}`);
     }
     const arrivedAt = performance.now();
-    const place = await places.take(checkpoint, needed, signal);
+    const place = await places.take(checkpoint, needed, signal, continued);
     try {
       yield* measured(await run(place, request, signal), arrivedAt, options.metrics);
     } finally {

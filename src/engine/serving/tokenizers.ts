@@ -58,7 +58,7 @@ export function createTokenizers(options: { timeoutMs?: number } = {}): Tokenize
   function start(): Worker {
     const worker = new Worker(new URL("./tokenizerThread.ts", import.meta.url), { env: {}, execArgv: [] });
     worker.on("message", (answer: ThreadAnswer) => pending.get(answer.id)?.resolve(answer));
-    worker.on("error", (cause) => stop(new CodedError("compute_crashed", "the tokenizer thread died", { cause })));
+    worker.on("error", (cause) => void stop(new CodedError("compute_crashed", "the tokenizer thread died", { cause })));
     // After the listeners: adding one for messages keeps the process alive again.
     worker.unref();
     return worker;

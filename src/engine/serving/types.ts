@@ -6,8 +6,15 @@ export interface ModelPool {
   /**
    * Generates on the checkpoint, loading it first where it is not warm. The request waits in a bounded queue.
    * Aborting frees its place. @throws too_many_requests, model_too_large, compute_crashed, unavailable
+   * @param continued whether it belongs to work already begun (a later prompt of one HTTP request), which is not
+   *   turned away for a full queue; its caller has one such request waiting at most
    */
-  generate(checkpoint: ResolvedCheckpoint, request: GenerateRequest, signal: AbortSignal): AsyncIterable<GenerateEvent>;
+  generate(
+    checkpoint: ResolvedCheckpoint,
+    request: GenerateRequest,
+    signal: AbortSignal,
+    continued?: boolean,
+  ): AsyncIterable<GenerateEvent>;
   /** Checkpoint ids in memory now. */
   warm(): readonly string[];
   /** Unloads checkpoints that were deleted, as soon as what runs on them has ended. Unknown ids are fine. */

@@ -41,11 +41,14 @@ export class WaitingLine<Wish, Place> {
 
   /**
    * Joins the end of the line. @returns the place, once served
+   * @param continued may join a full line: it belongs to work that was let in before
    * @throws too_many_requests when the line is full or the wait was too long; cancelled when the signal aborts
    */
-  async join(wish: Wish, signal: AbortSignal): Promise<Place> {
+  async join(wish: Wish, signal: AbortSignal, continued: boolean): Promise<Place> {
     if (signal.aborted) throw new CodedError("cancelled", "the request was cancelled");
-    if (this.#tickets.length >= this.#maxLength) throw busy(`${this.#tickets.length} requests wait already`);
+    if (this.#tickets.length >= this.#maxLength && !continued) {
+      throw busy(`${this.#tickets.length} requests wait already`);
+    }
     const outcome = Promise.withResolvers<Place>();
     const abort = (): void => ticket.leave(new CodedError("cancelled", "the request was cancelled"));
     const late = (): void => ticket.leave(busy(`no place became free within ${this.#timeoutMs} ms`));

@@ -66,7 +66,7 @@ export function statusEvent(row: JobRow, extra: JsonObject = {}): NewEvent {
 
 /** Fields of a job that has ended: nothing is left to resume or to control. */
 export function endedFields(status: JobStatus): Fields {
-  return { status, control: null, resume: null, worker: null, queueEntry: null, finishedAt: new Date() };
+  return { status, control: null, resume: null, queueEntry: null, finishedAt: new Date() };
 }
 
 export const queuedFields: Fields = { status: "queued", worker: null };

@@ -1,6 +1,5 @@
 /** Processes that run jobs, as they report themselves. A worker that fell silent is forgotten after a while. */
 import { desc, eq, lt } from "drizzle-orm";
-import type { JsonObject } from "../../ops/manifest.ts";
 import type { Database } from "./client.ts";
 import { workers } from "./schema.ts";
 import type { WorkerRow, WorkerStore } from "./types.ts";
@@ -9,29 +8,28 @@ import type { WorkerRow, WorkerStore } from "./types.ts";
 const silenceMs = 60_000;
 const maxWorkersListed = 1_000;
 
+/** What a process says of itself. */
+export interface WorkerSelf extends Pick<WorkerRow, "id" | "hostname" | "pid" | "backends" | "startedAt"> {
+  readonly embedded: boolean;
+}
+
 export interface WorkerWriter extends WorkerStore {
-  register(worker: {
-    id: string;
-    hostname: string;
-    pid: number;
-    backends: JsonObject;
-    embedded: boolean;
-  }): Promise<void>;
-  heartbeat(id: string, currentJob: string | null): Promise<void>;
+  /** Says that the worker lives, and what it runs; forgets those that fell silent. */
+  heartbeat(self: WorkerSelf, currentJob: string | null): Promise<void>;
   unregister(id: string): Promise<void>;
+  /** For the one process that owns the database: whoever was there before is gone. */
+  clear(): Promise<void>;
 }
 
 export function createWorkerStore(db: Database): WorkerWriter {
   return {
-    async register(worker) {
-      const now = new Date();
-      const row = { ...worker, currentJob: null, startedAt: now, heartbeatAt: now };
-      if (worker.embedded) await db.delete(workers); // it alone owns the database
+    async heartbeat(self, currentJob) {
+      const row = { ...self, currentJob, heartbeatAt: new Date() };
       await db.insert(workers).values(row).onConflictDoUpdate({ target: workers.id, set: row });
-    },
-    async heartbeat(id, currentJob) {
-      await db.update(workers).set({ currentJob, heartbeatAt: new Date() }).where(eq(workers.id, id));
       await db.delete(workers).where(lt(workers.heartbeatAt, new Date(Date.now() - silenceMs)));
+    },
+    async clear() {
+      await db.delete(workers);
     },
     async unregister(id) {
       await db.delete(workers).where(eq(workers.id, id));

@@ -27,7 +27,7 @@ type Blobs = Readonly<Record<string, BlobLocation>>;
  * gone on from; else the optimizer starts afresh.
  * @throws checkpoint_corrupt, source_changed
  */
-export async function startRun(work: TrainWork, kernels: Kernels): Promise<Run> {
+export async function startRun(work: TrainWork, kernels: Kernels, microSequences: number): Promise<Run> {
   const { checkpoint, resume } = work;
   const refs = resume?.weights ?? checkpoint.manifest.tensors;
   const optimizer = resume?.optimizer ?? checkpoint.manifest.optimizer;
@@ -44,6 +44,7 @@ export async function startRun(work: TrainWork, kernels: Kernels): Promise<Run> 
       kernels,
       config: checkpoint.manifest.config,
       weights: ordered,
+      microSequences,
       optimizer: await loadOptimizer(work, kernels, ordered, optimizer, blobs),
       progress: {
         step: resume?.step ?? 0,
@@ -86,6 +87,7 @@ export async function saveRun(
       firstMoments: first?.tensors ?? [],
       secondMoments: second?.tensors ?? [],
     },
+    numerics: { microBatchSequences: run.microSequences, kernels: run.kernels.name },
     lastLoss: progress.lastLoss,
     lastValidationLoss: progress.lastValidationLoss,
     ...(progress.lastValidationStep === null ? {} : { lastValidationStep: progress.lastValidationStep }),

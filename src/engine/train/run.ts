@@ -26,6 +26,8 @@ export interface Run {
   /** In the order of the checkpoint's manifest: all sums over tensors go in this order. */
   readonly weights: ReadonlyMap<string, tf.Variable>;
   readonly optimizer: AdamW;
+  /** Sequences computed at once; the order of float32 sums depends on it. */
+  readonly microSequences: number;
   readonly progress: Progress;
 }
 

@@ -57,10 +57,12 @@ export async function* train(
 ): AsyncGenerator<WorkEvent, void, undefined> {
   const plan = planRun(work, options.memoryBytes);
   const now = options.now ?? (() => performance.now());
-  const run = await startRun(work, kernels);
+  const run = await startRun(work, kernels, plan.microSequences);
   let loader: BatchLoader | null = null;
   try {
     yield { type: "log", level: "info", message: startMessage(work, plan, run) };
+    const before = work.resume?.numerics?.kernels ?? kernels.name;
+    if (sameBytes(before) !== sameBytes(kernels.name)) yield otherKernels(before, kernels.name);
     loader = createBatchLoader(work.dataset, { sequenceLength: work.sequenceLength, position: run.progress.position });
     yield* loop(work, plan, run, loader, signal, now);
   } finally {
@@ -82,7 +84,7 @@ function planRun(work: TrainWork, memoryBytes: number | null): Plan {
     throw new CodedError("unprocessable", `sequence_length is ${sequenceLength}, ${wanted}`);
   }
   const sequences = batchTokens / sequenceLength;
-  const asked = work.microBatchSequences;
+  const asked = work.microBatchSequences ?? work.resume?.numerics?.microBatchSequences ?? null;
   const microSequences = chooseMicroBatch(config, sequences, sequenceLength, asked, memoryBytes);
   return { totalSteps: Math.ceil(tokens / batchTokens), sequences, microSequences };
 }
@@ -223,6 +225,16 @@ async function resultEvent(work: TrainWork, run: Run): Promise<WorkEvent> {
   const { state, blobs } = await saveRun(run, work.blobDir, work.keepOptimizerState);
   const result: TrainResult = { state, trainLoss: state.lastLoss, validationLoss: state.lastValidationLoss };
   return { type: "result", result, blobs };
+}
+
+/** The 256-bit build is the relaxed one compiled otherwise, with the same bytes (`kernels/wasm/variants.ts`). */
+function sameBytes(kernels: string): string {
+  return kernels.replace("relaxed256", "relaxed");
+}
+
+function otherKernels(before: string, now: string): WorkEvent {
+  const message = `began with kernels ${before}, goes on with ${now}: the last bits may differ from an uninterrupted run`;
+  return { type: "log", level: "warn", message };
 }
 
 function startMessage(work: TrainWork, plan: Plan, { kernels, progress, optimizer }: Run): string {

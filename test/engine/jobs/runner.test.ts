@@ -1,5 +1,6 @@
 /** What queue and runner guarantee, on PGlite and on a real PostgreSQL alike; handlers are small fakes. */
 import assert from "node:assert/strict";
+import { rmSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CodedError } from "../../../src/ops/errors.ts";
@@ -15,6 +16,7 @@ import { importOf, openTestBed, type TestBed } from "./harness.ts";
 
 let running = 0;
 let mostRunning = 0;
+const released = Promise.withResolvers<void>();
 
 /** Does what the request's metadata says. */
 const fakeImport: Handler<"checkpoint_import"> = async (request, context) => {
@@ -28,6 +30,7 @@ const fakeImport: Handler<"checkpoint_import"> = async (request, context) => {
     if (behaviour === "crashes once" && context.job.attempts === 1) throw new CodedError("compute_crashed", "it died");
     if (behaviour === "slow") await sleep(100);
     if (behaviour === "long") await sleep(1_000);
+    if (behaviour === "held") await released.promise;
     if (behaviour === "waits" || (behaviour === "waits once" && context.job.attempts === 1)) {
       await sleep(60_000, undefined, { signal: context.signal });
     }
@@ -53,6 +56,7 @@ for (const kind of ["pglite", "postgres"] as const) {
     });
     after(async () => {
       await bed.dispose();
+      rmSync(bed.dataDir, { recursive: true, force: true });
       await postgres?.stop();
     });
     const submit = (behaviour: string) => bed.services.queue.submit("checkpoint_import", importOf(behaviour));
@@ -140,6 +144,22 @@ for (const kind of ["pglite", "postgres"] as const) {
       }
     });
 
+    test("a runner that the queue gave up too early goes on with its job", { skip: kind === "pglite" }, async () => {
+      const { id } = await submit("held");
+      await bed.until(id, "running");
+      const entry = `data->>'job' = '${id}'`;
+      const silence = `update pgboss.job set heartbeat_on = now() - interval '1 hour' where ${entry} and retry_count = 0`;
+      const again = `select 1 from pgboss.job where ${entry} and retry_count = 1 and state = 'active'`;
+      const deadline = Date.now() + 30_000;
+      while ((await query(databaseUrl ?? "", `${silence}; `), await query(databaseUrl ?? "", again)).length === 0) {
+        assert.ok(Date.now() < deadline, "the queue did not deliver the entry again");
+        await sleep(50);
+      }
+      released.resolve();
+      const row = await bed.until(id, "succeeded");
+      assert.equal(row.attempts, 1);
+    });
+
     test("names become ids, and what does not exist is refused with a pointer", async () => {
       const { queue, store } = bed.services;
       const training = { checkpoint: "none", dataset: "none", tokens: 10, batch_tokens: 10, sequence_length: 10 };
@@ -183,6 +203,7 @@ for (const kind of ["pglite", "postgres"] as const) {
       await entries.close();
       await client.close();
       await postgres?.stop();
+      rmSync(dataDir, { recursive: true, force: true });
     },
   );
 }

@@ -57,18 +57,23 @@ test("30 clients at once, some of whom leave, get the texts that each gets alone
 });
 
 test("a process killed with -9 in mid-generation fails its request, and the next one is served", { skip: process.platform !== "linux" }, async () => {
-  const before = await ids(pool, tiny.checkpoint, { seed: 5 });
-  const [pid] = modelProcesses(process.pid);
-  assert.ok(pid !== undefined && modelProcesses(process.pid).length === 1);
-  const stream = pool.generate(tiny.checkpoint, {
-    promptIds: [256], maxTokens: 60, temperature: 1, topP: 1, seed: 2, stopIds: [], logprobs: null, echo: false,
+  const endless = tinyCheckpoint({ id: "ckpt_endless", config: { maxPositionEmbeddings: 20_000, eosTokenIds: [] } });
+  const killed = createModelPool({ backends: ["wasm", "cpu"] });
+  const others = modelProcesses(process.pid);
+  const before = await ids(killed, endless.checkpoint, { seed: 5 });
+  const [pid] = modelProcesses(process.pid).filter((other) => !others.includes(other));
+  assert.ok(pid !== undefined);
+  const stream = killed.generate(endless.checkpoint, {
+    promptIds: [256], maxTokens: 15_000, temperature: 1, topP: 1, seed: 2, stopIds: [], logprobs: null, echo: false,
   }, never);
   const run = (async () => {
     for await (const event of stream) if (event.type === "token") process.kill(pid, "SIGKILL");
   })();
   await assert.rejects(run, (error) => error instanceof CodedError && error.code === "compute_crashed");
-  assert.deepEqual(await ids(pool, tiny.checkpoint, { seed: 5 }), before);
+  assert.deepEqual(await ids(killed, endless.checkpoint, { seed: 5 }), before);
   assert.ok(!modelProcesses(process.pid).includes(pid));
+  await killed.close();
+  endless.remove();
 });
 
 test("a model process ends when the server is killed, even in mid-generation", { skip: process.platform !== "linux" }, async () => {

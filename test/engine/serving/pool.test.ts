@@ -154,6 +154,19 @@ test("a full line turns requests away with a time to come again; giving up frees
   assert.deepEqual((await outcomes).map((outcome) => outcome.status), ["rejected", "rejected", "rejected"]);
 });
 
+test("work already begun is not turned away by a full line", async () => {
+  const pool = makePool({ maxActive: 1, maxQueued: 1 });
+  const runs = [ids(pool, "a", ask(1, 20, 5)), ids(pool, "a", ask(2, 1))];
+  await sleep(20);
+  await assert.rejects(ids(pool, "a", ask(3, 1)), coded("too_many_requests"));
+  const later: number[] = [];
+  for await (const event of pool.generate(checkpoint("a"), ask(4, 2), never, true)) {
+    if (event.type === "token") later.push(event.id);
+  }
+  assert.deepEqual(later, expected(4, 2));
+  await Promise.all(runs);
+});
+
 test("waiting has a time limit", async () => {
   const pool = makePool({ maxActive: 1, queueTimeoutMs: 200 });
   const controller = new AbortController();

@@ -2,7 +2,9 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { mkdirSync, readdirSync, realpathSync, rmdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -76,6 +78,10 @@ test("a directory too deep for a socket's path is locked all the same", async (t
   const folder = temporaryFolder();
   t.after(() => rmSync(folder, { recursive: true }));
   const deep = join(folder, "d".repeat(120));
+  const digest = createHash("sha256")
+    .update(join(realpathSync(folder), "d".repeat(120)))
+    .digest("hex");
+  t.after(() => rmdirSync(join(tmpdir(), `cambium-lock-${digest.slice(0, 24)}`)));
   mkdirSync(deep);
   const lock = await lockDirectory(deep);
   await assert.rejects(lockDirectory(deep), isLocked(process.pid));

@@ -1,6 +1,6 @@
 /** A tiny model and a tiny dataset on disk, made from seeds, for tests of the trainer. */
 import { createHash } from "node:crypto";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TrainResult, TrainWork } from "../../../src/engine/backends/work.ts";
@@ -20,8 +20,16 @@ export const tinyConfig: LlamaConfig = {
   attentionBias: true, mlpBias: false, initializerRange: 0.02, bosTokenId: null, eosTokenIds: [],
 };
 
+const folders: string[] = [];
+
+/** A folder that goes with the process. */
 export function temporaryFolder(): string {
-  return mkdtempSync(join(tmpdir(), "cambium-train-"));
+  if (folders.length === 0) {
+    process.once("exit", () => folders.forEach((folder) => rmSync(folder, { recursive: true, force: true })));
+  }
+  const folder = mkdtempSync(join(tmpdir(), "cambium-train-"));
+  folders.push(folder);
+  return folder;
 }
 
 /** A random checkpoint in `blobDir`, or one of given tensors that lie there. */

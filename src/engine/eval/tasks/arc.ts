@@ -41,6 +41,12 @@ function arc(name: string, config: string, numDocs: number): Task {
       fileNames: ["test.hf.jsonl", "test.jsonl", `${name}.jsonl`],
       fields: "question: string, choices: { text: string[], label: string[] }, answerKey: string",
     },
+    fewshot: {
+      from: "file",
+      split: "train",
+      fileNames: ["train.hf.jsonl", "train.jsonl", `${name}_train.jsonl`],
+      excludesDoc: false,
+    },
     metrics: ["acc", "acc_norm"],
     parseDoc(fields) {
       const { choices, gold } = readChoices(fields);

@@ -3,6 +3,7 @@
  * single spaces only; line breaks and doubled spaces stay as they are. Source: lm_eval/tasks/lambada.
  */
 import type { Task } from "../task.ts";
+import { fewshotDelimiter, targetDelimiter } from "../task.ts";
 
 export const lambadaOpenai: Task = {
   name: "lambada_openai",
@@ -15,13 +16,18 @@ export const lambadaOpenai: Task = {
     fileNames: ["lambada_test.jsonl", "lambada_openai.jsonl", "test.jsonl"],
     fields: "text: string",
   },
+  fewshot: { from: "docs" },
   metrics: ["perplexity", "acc"],
   parseDoc(fields) {
     const words = fields.string("text").split(" ");
     const continuation = ` ${words.pop() ?? ""}`;
+    const context = words.join(" ");
     return {
-      requests: [{ kind: "loglikelihood", context: words.join(" "), continuation }],
+      requests: [{ kind: "loglikelihood", context, continuation }],
       target: continuation,
+      gold: null,
+      // Two spaces before the last word: the harness puts its own before one that has its own.
+      shot: () => context + targetDelimiter + continuation + fewshotDelimiter,
       score([result]) {
         return {
           perplexity: { value: result?.logLikelihood ?? Number.NaN, weight: 1 },

@@ -4,7 +4,7 @@
  */
 import { trim } from "../pythonText.ts";
 import type { Task } from "../task.ts";
-import { multipleChoice } from "../task.ts";
+import { multipleChoice, trainingShots } from "../task.ts";
 
 const letters = ["a", "b", "c", "d"];
 
@@ -19,6 +19,7 @@ export const logiqa: Task = {
     fileNames: ["test.jsonl", "logiqa.jsonl"],
     fields: "context: string, question: string, options: string[4], label: a to d",
   },
+  fewshot: trainingShots("logiqa", false),
   metrics: ["acc", "acc_norm"],
   parseDoc(fields) {
     const options = fields.strings("options", letters.length, letters.length);

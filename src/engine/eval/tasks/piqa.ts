@@ -3,7 +3,7 @@
  * labels. Source: lm_eval/tasks/piqa.
  */
 import type { Task } from "../task.ts";
-import { multipleChoice } from "../task.ts";
+import { multipleChoice, trainingShots } from "../task.ts";
 
 export const piqa: Task = {
   name: "piqa",
@@ -16,6 +16,7 @@ export const piqa: Task = {
     fileNames: ["validation.jsonl", "piqa.jsonl"],
     fields: "goal: string, sol1: string, sol2: string, label: 0 or 1",
   },
+  fewshot: trainingShots("piqa", true),
   metrics: ["acc", "acc_norm"],
   parseDoc(fields) {
     const choices = [fields.string("sol1"), fields.string("sol2")];

@@ -5,7 +5,7 @@
  */
 import { trimStart } from "../pythonText.ts";
 import type { Task } from "../task.ts";
-import { multipleChoice } from "../task.ts";
+import { multipleChoice, trainingShots } from "../task.ts";
 
 const choiceFields = ["distractor1", "distractor2", "distractor3", "correct_answer"];
 
@@ -20,6 +20,7 @@ export const sciq: Task = {
     fileNames: ["test.jsonl", "sciq.jsonl"],
     fields: "question, support, distractor1, distractor2, distractor3, correct_answer: strings",
   },
+  fewshot: trainingShots("sciq", false),
   metrics: ["acc", "acc_norm"],
   parseDoc(fields) {
     const choices = choiceFields.map((field) => fields.string(field));

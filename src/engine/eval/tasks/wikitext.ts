@@ -64,6 +64,7 @@ export const wikitext: Task = {
     fileNames: ["test.pages.jsonl", "wikitext.jsonl", "test.jsonl"],
     fields: "page: string",
   },
+  fewshot: { from: "none" },
   metrics: ["word_perplexity", "byte_perplexity", "bits_per_byte"],
   parseDoc(fields) {
     const page = fields.string("page");
@@ -73,6 +74,8 @@ export const wikitext: Task = {
     return {
       requests: [{ kind: "rolling", text }],
       target: text,
+      gold: null,
+      shot: () => "",
       score([result]) {
         const value = result?.logLikelihood ?? Number.NaN;
         return {

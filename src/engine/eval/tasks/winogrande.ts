@@ -5,6 +5,7 @@
 import { argmax } from "../metrics.ts";
 import { trim } from "../pythonText.ts";
 import type { Task } from "../task.ts";
+import { fewshotDelimiter, targetDelimiter, trainingShots } from "../task.ts";
 
 const answers = ["1", "2"];
 
@@ -19,6 +20,7 @@ export const winogrande: Task = {
     fileNames: ["validation.jsonl", "winogrande.jsonl"],
     fields: "sentence: string with _, option1: string, option2: string, answer: 1 or 2",
   },
+  fewshot: trainingShots("winogrande", true),
   metrics: ["acc"],
   parseDoc(fields) {
     const sentence = fields.string("sentence");
@@ -29,13 +31,15 @@ export const winogrande: Task = {
     if (gold < 0) fields.fail(`field "answer" is ${JSON.stringify(answer)}, 1 or 2 is wanted`);
     const rest = trim(sentence.slice(blank + 1));
     const options = [fields.string("option1"), fields.string("option2")];
+    const contexts = options.map((option) => sentence.slice(0, blank) + option);
     return {
-      requests: options.map((option) => ({
-        kind: "loglikelihood",
-        context: sentence.slice(0, blank) + option,
-        continuation: ` ${rest}`,
-      })),
+      requests: contexts.map((context) => {
+        return { kind: "loglikelihood", context, continuation: targetDelimiter + rest };
+      }),
       target: rest,
+      gold,
+      // An example whose blank ends the sentence has no answer to divide from the question.
+      shot: () => (contexts[gold] ?? "") + (rest === "" ? "" : targetDelimiter + rest + fewshotDelimiter),
       score(results) {
         const right = argmax(results.map((result) => result.logLikelihood)) === gold;
         return { acc: { value: right ? 1 : 0, weight: 1 } };

@@ -3,7 +3,6 @@
  * the function, and hand over a manifest. A growth by reference without measurement never leaves this process.
  */
 import { planGrowth, type GrowthPlan } from "../../../ops/growth/index.ts";
-import { CodedError } from "../../../ops/errors.ts";
 import type { NewBlob } from "../../../ops/events.ts";
 import type { ResolvedCheckpoint } from "../../../ops/manifest.ts";
 import type { TensorRef } from "../../../ops/tensor.ts";
@@ -11,7 +10,7 @@ import type { CompareResult } from "../../backends/work.ts";
 import { blobLocation } from "../../checkpoint/blobs.ts";
 import { checkpointDigest } from "../../checkpoint/digest.ts";
 import { pickBackend } from "../backendChoice.ts";
-import { buildsTensors, grownManifest, growthReceipt, type Verification } from "../growthPlan.ts";
+import { assertPreserved, buildsTensors, grownManifest, growthReceipt, type Verification } from "../growthPlan.ts";
 import type { Handler, HandlerContext } from "../handler.ts";
 import type { GrowthRequest } from "../requests.ts";
 import { collect, ownBlobs } from "./collect.ts";
@@ -82,14 +81,4 @@ async function verify(
   const work = { ...models, seed: request.seed ?? 0, sequences: probe.sequences, positions };
   const made = await collect<CompareResult>(context.compute({ kind: "compare", backend: backend.name, work }), context);
   return made === null ? null : { measured: made.result };
-}
-
-/** @throws verification_failed; the blob that was built is then referred to by nobody, and swept */
-function assertPreserved(plan: GrowthPlan, verification: Verification): void {
-  const { value, tolerance } = plan.preservesFunction;
-  if (!value || tolerance === null || !("measured" in verification)) return;
-  const change = verification.measured.maxAbsLogitChange;
-  if (change <= tolerance) return;
-  const message = `the growth should keep the function, yet a logit changed by ${change}; allowed is ${tolerance}`;
-  throw new CodedError("verification_failed", message, { details: { max_abs_logit_change: change, tolerance } });
 }

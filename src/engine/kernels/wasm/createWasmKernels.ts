@@ -17,10 +17,10 @@
  */
 import type { Kernels } from "../kernels.ts";
 import { makeCausalAttention } from "./causalAttention.ts";
-import { makeCrossEntropy } from "./crossEntropy.ts";
+import { makeCrossEntropy, wasmCrossEntropy } from "./crossEntropy.ts";
 import { makeEmbedding } from "./embedding.ts";
 import { KernelHeap } from "./heap.ts";
-import { makeLinear } from "./linear.ts";
+import { makeLinear, wasmProducts } from "./linear.ts";
 import { loadKernels } from "./module.ts";
 import type { KernelFunctions } from "./module.ts";
 import { makeAdamw, makeSumOfSquares } from "./optimizer.ts";
@@ -36,23 +36,39 @@ export interface WasmKernelOptions {
   readonly variant?: KernelVariant;
 }
 
+/** The kernels with what they are made of, for those who replace some of them. */
+export interface WasmKernels {
+  readonly kernels: Kernels;
+  readonly heap: KernelHeap;
+  readonly functions: KernelFunctions;
+}
+
 /**
  * Wants the `wasm` backend of tfjs to be set up; does not change which backend is active.
  * @returns kernels named `wasm-relaxed256`, `wasm-relaxed` or `wasm-simd128`
  * @throws backend_unavailable when the engine cannot run the build, or the wasm backend is not set up
  */
 export async function createWasmKernels(options: WasmKernelOptions = {}): Promise<Kernels> {
+  return (await openWasmKernels(options)).kernels;
+}
+
+/** As `createWasmKernels`, open to be built upon. */
+export async function openWasmKernels(options: WasmKernelOptions = {}): Promise<WasmKernels> {
   const heap = new KernelHeap();
   const [variant, c] = await choose(heap, options.variant);
+  return { kernels: kernelsOn(heap, c, `wasm-${variant}`), heap, functions: c };
+}
+
+function kernelsOn(heap: KernelHeap, c: KernelFunctions, name: string): Kernels {
   return {
-    name: `wasm-${variant}`,
-    linear: makeLinear(heap, c),
+    name,
+    linear: makeLinear(heap, c, wasmProducts(heap, c)),
     embedding: makeEmbedding(heap, c),
     rmsNorm: makeRmsNorm(heap, c),
     rope: makeRope(heap, c),
     causalAttention: makeCausalAttention(heap, c),
     swiglu: makeSwiglu(heap, c),
-    crossEntropy: makeCrossEntropy(heap, c),
+    crossEntropy: makeCrossEntropy(heap, c, wasmCrossEntropy(heap, c)),
     adamw: makeAdamw(heap, c),
     sumOfSquares: makeSumOfSquares(heap, c),
   };

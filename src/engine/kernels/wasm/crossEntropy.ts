@@ -10,7 +10,29 @@ import type { KernelHeap } from "./heap.ts";
 import type { KernelFunctions } from "./module.ts";
 import type { Kernels } from "../kernels.ts";
 
-export function makeCrossEntropy(heap: KernelHeap, c: KernelFunctions): Kernels["crossEntropy"] {
+/** Addresses of [R,D] x, [V,D] head, [R] int32 targets, and of the two gradients (0: not wanted). */
+export interface CrossEntropyArguments {
+  readonly x: number;
+  readonly head: number;
+  readonly targets: number;
+  readonly dx: number;
+  readonly dHead: number;
+}
+
+/** @returns the sum of the losses; writes the gradients where they are wanted. The targets have been checked. */
+export type CrossEntropyPass = (r: number, v: number, d: number, at: CrossEntropyArguments) => number;
+
+/** @returns the pass as the wasm module makes it. */
+export function wasmCrossEntropy(heap: KernelHeap, c: KernelFunctions): CrossEntropyPass {
+  return (r, v, d, { x, head, targets, dx, dHead }) =>
+    c.cross_entropy(r, v, d, x, head, targets, dx, dHead, heap.scratch(c.cross_entropy_scratch_floats(r, v)));
+}
+
+export function makeCrossEntropy(
+  heap: KernelHeap,
+  c: KernelFunctions,
+  pass: CrossEntropyPass,
+): Kernels["crossEntropy"] {
   return (x_RD, head_VD, targets_R) => {
     const [r, d] = x_RD.shape;
     const v = head_VD.shape[0];
@@ -23,10 +45,9 @@ export function makeCrossEntropy(heap: KernelHeap, c: KernelFunctions): Kernels[
       inputs: [x_RD, head_VD],
       forward: (wantGradient) => {
         const kept = wantGradient ? [heap.output([r, d]), heap.output([v, d])] : [];
-        const tensors = [x_RD, head_VD].map((tensor) => heap.at(tensor));
         const [dx = 0, dHead = 0] = kept.map((tensor) => heap.at(tensor));
-        const scratch = heap.scratch(c.cross_entropy_scratch_floats(r, v));
-        const loss = c.cross_entropy(r, v, d, ...tensors, heap.at(targets_R, "int32"), dx, dHead, scratch);
+        const [x, head, targets] = [heap.at(x_RD), heap.at(head_VD), heap.at(targets_R, "int32")];
+        const loss = pass(r, v, d, { x, head, targets, dx, dHead });
         return { value: tf.scalar(loss), kept };
       },
       backward: (dy, tensors) => {

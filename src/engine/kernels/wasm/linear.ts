@@ -5,8 +5,27 @@ import type { KernelHeap } from "./heap.ts";
 import type { KernelFunctions } from "./module.ts";
 import type { Kernels } from "../kernels.ts";
 
-export function makeLinear(heap: KernelHeap, c: KernelFunctions): Kernels["linear"] {
-  const scratchFloats = c.gemm_scratch_floats();
+/** The products of `linear`, on row-major float32 matrices given by their addresses. */
+export interface LinearProducts {
+  /** y[R,O] = x[R,I] w[O,I]^T + bias[O]; bias 0 for none. `wantGradient`: of a forward pass that is differentiated. */
+  forward(r: number, o: number, i: number, x: number, w: number, bias: number, y: number, wantGradient: boolean): void;
+  /** dx[R,I] = dy[R,O] w[O,I] */
+  gradX(r: number, o: number, i: number, dy: number, w: number, dx: number): void;
+  /** dw[O,I] = dy[R,O]^T x[R,I] */
+  gradW(r: number, o: number, i: number, dy: number, x: number, dw: number): void;
+}
+
+/** @returns the products as the wasm module makes them. */
+export function wasmProducts(heap: KernelHeap, c: KernelFunctions): LinearProducts {
+  const floats = c.gemm_scratch_floats();
+  return {
+    forward: (r, o, i, x, w, bias, y) => c.linear_forward(r, o, i, x, w, bias, y, heap.scratch(floats)),
+    gradX: (r, o, i, dy, w, dx) => c.linear_grad_x(r, o, i, dy, w, dx, heap.scratch(floats)),
+    gradW: (r, o, i, dy, x, dw) => c.linear_grad_w(r, o, i, dy, x, dw, heap.scratch(floats)),
+  };
+}
+
+export function makeLinear(heap: KernelHeap, c: KernelFunctions, products: LinearProducts): Kernels["linear"] {
   return (x_RI, w_OI, bias_O) => {
     const [r, i] = x_RI.shape;
     const o = w_OI.shape[0];
@@ -14,20 +33,18 @@ export function makeLinear(heap: KernelHeap, c: KernelFunctions): Kernels["linea
     if (bias_O) requireShape("linear: bias", bias_O, [o]);
     return runFused<tf.Tensor2D>({
       inputs: bias_O ? [x_RI, w_OI, bias_O] : [x_RI, w_OI],
-      forward: () => {
+      forward: (wantGradient) => {
         const value = heap.output<tf.Tensor2D>([r, o]);
         const bias = bias_O ? heap.at(bias_O) : 0;
-        const scratch = heap.scratch(scratchFloats);
-        c.linear_forward(r, o, i, heap.at(x_RI), heap.at(w_OI), bias, heap.at(value), scratch);
+        products.forward(r, o, i, heap.at(x_RI), heap.at(w_OI), bias, heap.at(value), wantGradient);
         return { value };
       },
       backward: (dy_RO, tensors) => {
         const dx_RI = heap.output([r, i]);
         const dw_OI = heap.output([o, i]);
         const dy = heap.at(dy_RO);
-        const scratch = heap.scratch(scratchFloats);
-        c.linear_grad_x(r, o, i, dy, heap.at(saved(tensors, 1)), heap.at(dx_RI), scratch);
-        c.linear_grad_w(r, o, i, dy, heap.at(saved(tensors, 0)), heap.at(dw_OI), scratch);
+        products.gradX(r, o, i, dy, heap.at(saved(tensors, 1)), heap.at(dx_RI));
+        products.gradW(r, o, i, dy, heap.at(saved(tensors, 0)), heap.at(dw_OI));
         if (!bias_O) return [dx_RI, dw_OI];
         const dBias_O = heap.output([o]);
         c.linear_grad_bias(r, o, dy, heap.at(dBias_O));

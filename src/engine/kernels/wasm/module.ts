@@ -28,7 +28,9 @@ export interface KernelFunctions {
   readonly swiglu_forward: Procedure;
   readonly swiglu_backward: Procedure;
   readonly cross_entropy_scratch_floats: Reckoner;
+  readonly cross_entropy_chunk_rows: Reckoner;
   readonly cross_entropy_check: Reckoner;
+  readonly cross_entropy_rows: Reckoner;
   readonly cross_entropy: Reckoner;
   readonly scale_in_place: Procedure;
   readonly adamw_step: Procedure;

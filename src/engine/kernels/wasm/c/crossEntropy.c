@@ -14,7 +14,7 @@
 /* A row's exponentials are summed in blocks of this many, the blocks in float64. */
 #define BLOCK 1024
 
-static int chunkRows(int v) {
+EXPORT(cross_entropy_chunk_rows) int chunkRows(int v) {
   int rows = CHUNK_LOGITS / v / MR * MR;
   return rows < MIN_ROWS ? MIN_ROWS : minInt(rows, MAX_ROWS);
 }
@@ -79,6 +79,17 @@ EXPORT(cross_entropy_check) int crossEntropyCheck(int r, int v, const int32_t *t
   return -1;
 }
 
+/* The losses of m rows of logits, added; with `differentiate` each row becomes the loss's gradient in it. */
+EXPORT(cross_entropy_rows)
+double crossEntropyRows(int m, int v, float *logits, const int32_t *targets, int differentiate) {
+  double loss = 0.0;
+  for (int i = 0; i < m; i++, logits += v) {
+    if (targets[i] >= 0) loss += rowLoss(logits, v, targets[i], differentiate);
+    else if (differentiate) fillZero(logits, v);
+  }
+  return loss;
+}
+
 /* dx [R,D] and dHead [V,D] are null where no gradient is wanted. The targets have been checked. */
 EXPORT(cross_entropy)
 double crossEntropy(int r, int v, int d, const float *x, const float *head, const int32_t *targets, float *dx,
@@ -89,11 +100,7 @@ double crossEntropy(int r, int v, int d, const float *x, const float *head, cons
   for (int start = 0; start < r; start += rows) {
     int m = minInt(r - start, rows);
     gemm(m, v, d, x + start * d, d, 1, head, d, 1, logits, v, 0, scratch);
-    for (int i = 0; i < m; i++) {
-      float *row = logits + i * v;
-      if (targets[start + i] >= 0) loss += rowLoss(row, v, targets[start + i], dx != 0);
-      else if (dx) fillZero(row, v);
-    }
+    loss += crossEntropyRows(m, v, logits, targets + start, dx != 0);
     if (!dx) continue;
     gemm(m, d, v, logits, v, 1, head, d, 0, dx + start * d, d, 0, scratch);
     gemm(v, d, m, logits, v, 0, x + start * d, d, 0, dHead, d, start > 0, scratch);

@@ -1,0 +1,128 @@
+/**
+ * The BLAS of this machine through koffi, called in place: matrices are given by their addresses on a WebAssembly
+ * memory, nothing is copied. OpenBLAS (Debian: libopenblas0-pthread) or, on macOS, Accelerate, which is part of it.
+ * Both koffi and the library are optional: where one is missing the error says which, and where it can be had.
+ *
+ * One thread, always: the sum of a product over K is then taken in one order, so the same shapes and inputs give
+ * the same bytes on the same machine and library. More processors are used by computing several micro-batches.
+ *
+ * cblas: Basic Linear Algebra Subprograms Technical Forum Standard, 2001, appendix B.
+ */
+import { readFileSync } from "node:fs";
+import type { LibraryHandle } from "koffi";
+import { CodedError } from "../../../ops/errors.ts";
+
+/** A row-major matrix: address of its first byte on the memory, and whether it is used transposed. */
+export interface Operand {
+  readonly at: number;
+  readonly transposed: boolean;
+}
+
+export interface Blas {
+  /** Library, version and the processor it was tuned for, e.g. `OpenBLAS 0.3.21 SkylakeX`. */
+  readonly name: string;
+  /**
+   * C[m,n] = op(A)[m,k] op(B)[k,n], added to what is there when `accumulate`; all float32 and without gaps
+   * between their rows. What C held is not read otherwise.
+   */
+  multiply(m: number, n: number, k: number, a: Operand, b: Operand, c: number, accumulate: boolean): void;
+}
+
+type Cblas = (...values: (number | Uint8Array)[]) => void;
+
+interface Library {
+  readonly file: string;
+  readonly handle: LibraryHandle;
+}
+
+const rowMajor = 101;
+const asIs = 111;
+const transposed = 112;
+
+const libraryFiles: Partial<Record<NodeJS.Platform, readonly string[]>> = {
+  linux: ["libopenblas.so.0", "libopenblas.so"],
+  darwin: [
+    "/System/Library/Frameworks/Accelerate.framework/Accelerate",
+    "/opt/homebrew/opt/openblas/lib/libopenblas.dylib",
+  ],
+  win32: ["libopenblas.dll"],
+};
+
+/**
+ * @param memory that the addresses of `multiply` are of
+ * @throws backend_unavailable naming what is missing and where it can be had
+ */
+export async function openBlas(memory: WebAssembly.Memory): Promise<Blas> {
+  const { load } = await importKoffi();
+  tune(load);
+  const { file, handle } = findLibrary(load);
+  const sgemm = handle.func(
+    "void cblas_sgemm(int, int, int, int, int, int, float, void *, int, void *, int, float, void *, int)",
+  ) as Cblas;
+  return {
+    name: describe(file, handle),
+    multiply(m, n, k, a, b, c, accumulate) {
+      if (m === 0 || n === 0) return;
+      // Views are made anew: the memory may have grown since. A column more or less does not matter to BLAS.
+      const view = (at: number): Uint8Array => new Uint8Array(memory.buffer, at);
+      const orders = [a, b].map((operand) => (operand.transposed ? transposed : asIs)) as [number, number];
+      const [lda, ldb] = [a.transposed ? m : k, b.transposed ? k : n];
+      const beta = accumulate ? 1 : 0;
+      sgemm(rowMajor, ...orders, m, n, k, 1, view(a.at), lda, view(b.at), ldb, beta, view(c), n);
+    },
+  };
+}
+
+type Load = (path: string | null) => LibraryHandle;
+
+async function importKoffi(): Promise<{ load: Load }> {
+  try {
+    return (await import("koffi")).default;
+  } catch (cause) {
+    const where = "npm installs it as an optional dependency, with a binary for most platforms";
+    throw new CodedError("backend_unavailable", `the package koffi does not load; ${where}`, { cause });
+  }
+}
+
+function findLibrary(load: Load): Library {
+  const files = libraryFiles[process.platform] ?? [];
+  const reasons: string[] = [];
+  for (const file of files) {
+    try {
+      return { file, handle: load(file) };
+    } catch (error) {
+      reasons.push(error instanceof Error ? error.message : String(error));
+    }
+  }
+  const tried = files.length > 0 ? files.join(", ") : `none is known for ${process.platform}`;
+  const where = "Debian and Ubuntu have it as libopenblas0-pthread, Homebrew as openblas";
+  const message = `no BLAS library was found (${tried}); ${where}`;
+  throw new CodedError("backend_unavailable", message, { details: { reasons } });
+}
+
+/**
+ * Sets what OpenBLAS reads when it is loaded, unless the user has set it: no pool of threads, and on AMD processors
+ * with AVX-512 the kernels for it, because releases before 0.3.24 do not know those processors and take AVX2.
+ */
+function tune(load: Load): void {
+  if (process.platform === "win32") return;
+  const setenv = load(null).func("int setenv(const char *, const char *, int)");
+  setenv("OPENBLAS_NUM_THREADS", "1", 0);
+  setenv("VECLIB_MAXIMUM_THREADS", "1", 0);
+  if (process.platform === "linux" && isAmdWithAvx512()) setenv("OPENBLAS_CORETYPE", "SKYLAKEX", 0);
+}
+
+function isAmdWithAvx512(): boolean {
+  if (process.arch !== "x64") return false;
+  const first = readFileSync("/proc/cpuinfo", "utf8").split("\n\n")[0] ?? "";
+  const needed = ["avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"];
+  return /AuthenticAMD/.test(first) && needed.every((flag) => first.includes(` ${flag} `));
+}
+
+function describe(file: string, handle: LibraryHandle): string {
+  if (file.includes("Accelerate")) return "Accelerate";
+  handle.func("void openblas_set_num_threads(int)")(1);
+  const config = handle.func("const char *openblas_get_config()")() as string;
+  const core = handle.func("const char *openblas_get_corename()")() as string;
+  return `${config.split(" ").slice(0, 2).join(" ")} ${core}`;
+}

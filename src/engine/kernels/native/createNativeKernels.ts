@@ -1,0 +1,31 @@
+/**
+ * The kernels of the `native` backend: those of `wasm`, on the same heap, with the matrix products of `linear` and of
+ * `crossEntropy`'s head done by a BLAS of the machine. These are nine tenths of a training's arithmetic.
+ *
+ * Same shapes and inputs, same bytes, on one machine with one library; another processor or release may round
+ * otherwise. See native/linear.ts for what that means for single rows.
+ */
+import type { Kernels } from "../kernels.ts";
+import { openWasmKernels } from "../wasm/createWasmKernels.ts";
+import type { WasmKernelOptions } from "../wasm/createWasmKernels.ts";
+import { makeCrossEntropy } from "../wasm/crossEntropy.ts";
+import { makeLinear, wasmProducts } from "../wasm/linear.ts";
+import { openBlas } from "./blas.ts";
+import { blasCrossEntropy } from "./crossEntropy.ts";
+import { blasProducts } from "./linear.ts";
+
+/**
+ * Wants the `wasm` backend of tfjs to be set up.
+ * @returns kernels named after the library and the wasm build, e.g. `native (OpenBLAS 0.3.21 SkylakeX, wasm-relaxed)`
+ * @throws backend_unavailable when there is no BLAS, koffi or WebAssembly SIMD
+ */
+export async function createNativeKernels(options: WasmKernelOptions = {}): Promise<Kernels> {
+  const { kernels, heap, functions } = await openWasmKernels(options);
+  const blas = await openBlas(heap.memory);
+  return {
+    ...kernels,
+    name: `native (${blas.name}, ${kernels.name})`,
+    linear: makeLinear(heap, functions, blasProducts(heap, wasmProducts(heap, functions), blas)),
+    crossEntropy: makeCrossEntropy(heap, functions, blasCrossEntropy(heap, functions, blas)),
+  };
+}

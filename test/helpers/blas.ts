@@ -1,0 +1,10 @@
+/** Whether this machine has what the native kernels need. */
+import { openBlas } from "../../src/engine/kernels/native/blas.ts";
+
+/** @returns null when there is a BLAS, else what is missing: the reason for which a test is skipped. */
+export async function missingBlas(): Promise<string | null> {
+  return openBlas(new WebAssembly.Memory({ initial: 1 })).then(
+    () => null,
+    (error: unknown) => (error instanceof Error ? error.message : String(error)),
+  );
+}
