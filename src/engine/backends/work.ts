@@ -2,7 +2,7 @@
  * What a backend is asked to do: requests with every reference resolved to local files, so that a compute
  * process needs no database. All are plain JSON: they cross a process boundary.
  */
-import type { TrainingState } from "../../ops/events.ts";
+import type { NewBlob, TrainingState } from "../../ops/events.ts";
 import type { FileRef, JsonObject, ResolvedCheckpoint, ResolvedDataset } from "../../ops/manifest.ts";
 import type { TensorRef } from "../../ops/tensor.ts";
 
@@ -69,6 +69,8 @@ export interface TaskData {
   readonly task: string;
   /** A local JSONL file, already confined to the import roots or made from an upload. */
   readonly path: string;
+  /** The file that few-shot examples are drawn from, where the task takes them from another split. */
+  readonly shotsPath?: string;
 }
 
 export interface EvaluateWork {
@@ -79,6 +81,18 @@ export interface EvaluateWork {
   readonly bos: "none" | "tokenizer";
   readonly maxLength: number | null;
   readonly bootstrapIterations: number;
+  /** Examples before each question; 0 unless given. */
+  readonly numFewshot?: number;
+  /** Name of the backend that computes, for the record. */
+  readonly backend?: string;
+  /** The blob directory, to write the log of samples into; without it there is none. */
+  readonly blobDir?: string;
+}
+
+/** The log of what was measured on each doc: one JSON object a line, docs in order. */
+export interface SampleLogRef {
+  readonly blob: NewBlob;
+  readonly numSamples: number;
 }
 
 export interface TaskResult {
@@ -91,6 +105,8 @@ export interface TaskResult {
   /** SHA-256 of the task file. */
   readonly datasetDigest: string;
   readonly settings: JsonObject;
+  /** Present where the work has a blob directory. */
+  readonly samples?: SampleLogRef;
 }
 
 export interface EvaluateResult {

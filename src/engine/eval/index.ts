@@ -4,8 +4,11 @@
  */
 import type { Task } from "./task.ts";
 import { arcChallenge, arcEasy } from "./tasks/arc.ts";
+import { boolq } from "./tasks/boolq.ts";
+import { hellaswag } from "./tasks/hellaswag.ts";
 import { lambadaOpenai } from "./tasks/lambadaOpenai.ts";
 import { logiqa } from "./tasks/logiqa.ts";
+import { openbookqa } from "./tasks/openbookqa.ts";
 import { piqa } from "./tasks/piqa.ts";
 import { sciq } from "./tasks/sciq.ts";
 import { wikitext } from "./tasks/wikitext.ts";
@@ -14,8 +17,11 @@ import { winogrande } from "./tasks/winogrande.ts";
 export const tasks: readonly Task[] = [
   arcChallenge,
   arcEasy,
+  boolq,
+  hellaswag,
   lambadaOpenai,
   logiqa,
+  openbookqa,
   piqa,
   sciq,
   wikitext,

@@ -1,11 +1,15 @@
 /**
  * Reads the docs of a task from a local .jsonl file, one JSON object a line, and takes the digest of the whole
  * file with it, so that a result can say on which data it was made. Every line is outside data: the error names
- * task, line and field.
+ * task, line and field, and what file was expected. Each doc gets the name that the harness gives it, the
+ * SHA-256 of its JSON.
  */
 import { createHash } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { CodedError } from "../../ops/errors.ts";
+import type { StrictObject } from "../checkpoint/strictJson.ts";
+import { parseStrictJson } from "../checkpoint/strictJson.ts";
+import { pythonJson } from "./pythonJson.ts";
 import type { Task, TaskDoc } from "./task.ts";
 import { DocFields } from "./task.ts";
 
@@ -16,6 +20,8 @@ export const maxDocs = 1_000_000;
 
 export interface TaskDocs {
   readonly docs: readonly TaskDoc[];
+  /** `doc_hash` of each doc, as the harness logs it; lowercase hex. */
+  readonly hashes: readonly string[];
   /** Docs in the file, of which the limit may have taken only the first. */
   readonly numDocsInFile: number;
   /** SHA-256 of the file, lowercase hex. */
@@ -29,17 +35,38 @@ export function limitDocs(count: number, limit: number | null): number {
   return Math.min(count, limit < 1 ? Math.ceil(count * limit) : Math.trunc(limit));
 }
 
-function parseLine(line: string, where: string): DocFields {
-  let value: unknown;
-  try {
-    value = JSON.parse(line);
-  } catch (cause) {
-    throw new CodedError("dataset_invalid", `${where}: not valid JSON`, { cause });
-  }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw new CodedError("dataset_invalid", `${where}: a JSON object is wanted`);
-  }
-  return new DocFields(value as Record<string, unknown>, where);
+/** Objects and lists within one another in a line, at most. */
+const maxLineDepth = 16;
+/** Values in a line, at most. */
+const maxLineValues = 10_000;
+
+/** Which file of a task is read: its docs, or what few-shot examples are drawn from. */
+export type TaskFile = "docs" | "shots";
+
+/** @returns what a person has to know to get a file: its name, its fields, and where it can be had. */
+export function expectedFile(task: Task, file: TaskFile): string {
+  const { dataset, fewshot } = task;
+  const isShots = file === "shots" && fewshot.from === "file";
+  const split = isShots ? fewshot.split : dataset.split;
+  const names = (isShots ? fewshot.fileNames : dataset.fileNames).join(" or ");
+  const config = dataset.config === null ? "" : ` (${dataset.config})`;
+  return `${names}: one object a line with ${dataset.fields}; the ${split} split of ${dataset.repository}${config}`;
+}
+
+function sha256(data: string | Uint8Array): string {
+  return createHash("sha256").update(data).digest("hex");
+}
+
+function parseLine(line: string, where: string): StrictObject {
+  const options = {
+    what: where,
+    code: "dataset_invalid",
+    maxDepth: maxLineDepth,
+    maxValues: maxLineValues,
+  } as const;
+  const value = parseStrictJson(new TextEncoder().encode(line), options);
+  if (value instanceof Map) return value;
+  throw new CodedError("dataset_invalid", `${where}: a JSON object is wanted`);
 }
 
 /**
@@ -54,32 +81,52 @@ export function parseDocs(task: Task, text: string, limit: number | null): Omit<
     throw new CodedError("dataset_invalid", `${task.name}: ${numbered.length} docs, at most ${maxDocs}`);
   }
   const taken = numbered.slice(0, limitDocs(numbered.length, limit));
-  const docs = taken.map(({ line, number }) => task.parseDoc(parseLine(line, `${task.name} line ${number}`)));
-  return { docs, numDocsInFile: numbered.length };
+  const docs: TaskDoc[] = [];
+  const hashes: string[] = [];
+  for (const { line, number } of taken) {
+    const where = `${task.name} line ${number}`;
+    const value = parseLine(line, where);
+    docs.push(task.parseDoc(new DocFields(value, where)));
+    hashes.push(sha256(pythonJson(task.processDoc?.(value) ?? value)));
+  }
+  return { docs, hashes, numDocsInFile: numbered.length };
 }
 
 /**
- * Reads a task file.
- * @throws dataset_invalid
+ * Reads a file of a task.
+ * @throws dataset_invalid naming what is wrong, and what was expected and where it can be had
  */
-export async function readDocs(task: Task, path: string, limit: number | null): Promise<TaskDocs> {
-  let bytes: Uint8Array;
+export async function readDocs(
+  task: Task,
+  path: string,
+  limit: number | null,
+  file: TaskFile = "docs",
+): Promise<TaskDocs> {
+  try {
+    const bytes = await readTaskFile(task, path);
+    return { ...parseDocs(task, decodeText(task, bytes), limit), digest: sha256(bytes) };
+  } catch (error) {
+    if (!(error instanceof CodedError) || error.code !== "dataset_invalid") throw error;
+    const message = `${error.message} (wanted is ${expectedFile(task, file)})`;
+    throw new CodedError("dataset_invalid", message, { cause: error });
+  }
+}
+
+async function readTaskFile(task: Task, path: string): Promise<Uint8Array> {
   try {
     const { size } = await stat(path);
-    if (size > maxTaskFileBytes) {
-      throw new CodedError("dataset_invalid", `${task.name}: ${size} bytes, at most ${maxTaskFileBytes} are read`);
-    }
-    bytes = await readFile(path);
+    if (size <= maxTaskFileBytes) return await readFile(path);
+    throw new CodedError("dataset_invalid", `${task.name}: ${size} bytes, at most ${maxTaskFileBytes} are read`);
   } catch (error) {
     if (error instanceof CodedError) throw error;
     throw new CodedError("dataset_invalid", `${task.name}: the file cannot be read`, { cause: error });
   }
-  const digest = createHash("sha256").update(bytes).digest("hex");
-  let text: string;
+}
+
+function decodeText(task: Task, bytes: Uint8Array): string {
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch (cause) {
     throw new CodedError("dataset_invalid", `${task.name}: the file is not UTF-8`, { cause });
   }
-  return { ...parseDocs(task, text, limit), digest };
 }

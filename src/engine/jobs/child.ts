@@ -49,9 +49,8 @@ async function run(
     for await (const event of performWork(request, { threads, signal })) await emit(event);
     await send({ type: "done" });
   } catch (error) {
-    if (!(error instanceof CodedError))
-      process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`);
-    await send({ type: "failed", error: toErrorRecord(asMemoryError(error)) });
+    const trace = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    await send({ type: "failed", error: toErrorRecord(asMemoryError(error)), trace });
   } finally {
     clearInterval(alive);
   }

@@ -132,7 +132,11 @@ class ComputeProcess {
   #onMessage(message: FromChild): void {
     this.#lastMessageMs = Date.now();
     if (message.type === "event") this.#events.push(message.event);
-    if (message.type === "failed") this.#error ??= fromErrorRecord(message.error);
+    if (message.type === "failed") {
+      const error = fromErrorRecord(message.error);
+      error.cause = new Error(message.trace);
+      this.#error ??= error;
+    }
     if (message.type === "done") this.#done = true;
     this.#wake?.();
   }

@@ -65,7 +65,8 @@ export type ToChild =
 export type FromChild =
   | { readonly type: "event"; readonly event: WorkEvent }
   | { readonly type: "alive"; readonly rssBytes: number }
-  | { readonly type: "failed"; readonly error: ErrorRecord }
+  /** `trace` is private: it is logged where the error is, never stored or sent. */
+  | { readonly type: "failed"; readonly error: ErrorRecord; readonly trace: string }
   | { readonly type: "done" };
 
 /** Events that a compute process may be ahead of its consumer. */

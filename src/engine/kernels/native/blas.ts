@@ -39,6 +39,7 @@ const rowMajor = 101;
 const asIs = 111;
 const transposed = 112;
 
+/** Where the dynamic linker, or the system, has it; the first that loads is taken. */
 const libraryFiles: Partial<Record<NodeJS.Platform, readonly string[]>> = {
   linux: ["libopenblas.so.0", "libopenblas.so"],
   darwin: [
@@ -50,12 +51,16 @@ const libraryFiles: Partial<Record<NodeJS.Platform, readonly string[]>> = {
 
 /**
  * @param memory that the addresses of `multiply` are of
+ * @param files library files to try in turn, instead of this platform's usual ones
  * @throws backend_unavailable naming what is missing and where it can be had
  */
-export async function openBlas(memory: WebAssembly.Memory): Promise<Blas> {
+export async function openBlas(
+  memory: WebAssembly.Memory,
+  files: readonly string[] = libraryFiles[process.platform] ?? [],
+): Promise<Blas> {
   const { load } = await importKoffi();
   tune(load);
-  const { file, handle } = findLibrary(load);
+  const { file, handle } = findLibrary(load, files);
   const sgemm = handle.func(
     "void cblas_sgemm(int, int, int, int, int, int, float, void *, int, void *, int, float, void *, int)",
   ) as Cblas;
@@ -84,8 +89,7 @@ async function importKoffi(): Promise<{ load: Load }> {
   }
 }
 
-function findLibrary(load: Load): Library {
-  const files = libraryFiles[process.platform] ?? [];
+function findLibrary(load: Load, files: readonly string[]): Library {
   const reasons: string[] = [];
   for (const file of files) {
     try {
