@@ -31,7 +31,8 @@ export async function checkEvaluation(
 }
 
 /**
- * Finds the file of each task: BENCHMARKS_DIR/TASK/FILE, or BENCHMARKS_DIR/FILE.
+ * Finds the file of each task: BENCHMARKS_DIR/TASK/FILE, or BENCHMARKS_DIR/TASK.jsonl. Data sets share file names
+ * (test.jsonl), so a file is only taken from a folder of its task's name.
  * @throws invalid_request for an unknown task, not_found for one whose file is not there
  */
 export async function findTaskFiles(names: readonly string[], benchmarksDir: string): Promise<TaskData[]> {
@@ -40,8 +41,9 @@ export async function findTaskFiles(names: readonly string[], benchmarksDir: str
     const task = findTask(name);
     const known = tasks.map((one) => one.name).join(", ");
     if (!task) throw refuse("invalid_request", `/tasks/${index}`, `is ${JSON.stringify(name)}; known are ${known}`);
-    const fileNames = [...new Set([...task.dataset.fileNames, `${task.name}.jsonl`])];
-    const places = fileNames.flatMap((file) => [join(benchmarksDir, task.name, file), join(benchmarksDir, file)]);
+    const { fileNames } = task.dataset;
+    const places = fileNames.map((file) => join(benchmarksDir, task.name, file));
+    places.push(join(benchmarksDir, `${task.name}.jsonl`));
     const path = await firstFile(places);
     if (path === null) {
       const wanted = `${task.name}/${fileNames[0] ?? ""}`;

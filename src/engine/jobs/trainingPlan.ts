@@ -73,11 +73,13 @@ export interface TrainingInputs {
   readonly resume: TrainingState | null;
   readonly blobDir: string;
   readonly saveEveryMs: number;
+  /** Resident memory that the compute process may take. */
+  readonly memoryBytes: number;
 }
 
 /** @returns the request with every default filled in. */
 export function planTraining(inputs: TrainingInputs): TrainWork {
-  const { request, checkpoint, dataset, resume, blobDir, saveEveryMs } = inputs;
+  const { request, checkpoint, dataset, resume, blobDir, saveEveryMs, memoryBytes } = inputs;
   const { optimizer = {}, schedule = {} } = request;
   const learningRate = optimizer.learning_rate ?? defaults.learningRate;
   const [beta1, beta2] = optimizer.betas ?? defaults.betas;
@@ -86,7 +88,7 @@ export function planTraining(inputs: TrainingInputs): TrainWork {
   const type = schedule.type ?? "cosine";
   const hasValidation = dataset.manifest.numValidationTokens > request.sequence_length;
   return {
-    ...{ checkpoint, dataset, resume, blobDir, saveEveryMs },
+    ...{ checkpoint, dataset, resume, blobDir, saveEveryMs, memoryBytes },
     tokens: request.tokens,
     batchTokens: request.batch_tokens,
     sequenceLength: request.sequence_length,

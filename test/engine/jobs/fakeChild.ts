@@ -37,7 +37,7 @@ const behaviours: Record<string, () => Promise<void>> = {
     setInterval(() => held.push(Buffer.alloc(32 << 20, 1)), 20);
   },
   async failed() {
-    await send({ type: "failed", error: { code: "diverged", message: "loss is NaN at step 3" } });
+    await send({ type: "failed", error: { code: "diverged", message: "loss is NaN at step 3" }, trace: "" });
     process.exit(0);
   },
   async stops() {

@@ -25,6 +25,7 @@ export const training: Handler<"training"> = async (request, context) => {
     resume: job.resume,
     blobDir: settings.blobDir,
     saveEveryMs: settings.saveEveryMs,
+    memoryBytes: settings.computeMemoryBytes,
   });
   const backend = await pinBackend(request.backend ?? null, context);
   const keepOptimizer = work.keepOptimizerState;
