@@ -8,7 +8,7 @@ import { createWriteStream, mkdirSync, mkdtempSync, rmSync, writeFileSync } from
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { expectedTensors, parseLlamaConfig } from "../src/ops/architectures/index.ts";
-import { startServer } from "./lib/server.ts";
+import { startServer } from "../scripts/lib/server.ts";
 
 const ROUNDS = 3;
 const READS_PER_SECOND = 200;

@@ -3,9 +3,7 @@
  * installed packages, grown by G_stack, trained on, and compared with the same large model trained from
  * scratch on the same FLOPs, the base's included. Everything it prints was measured in this run.
  */
-import { spawn } from "node:child_process";
 import { mkdtempSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -13,11 +11,10 @@ import { speedup } from "../src/ops/planner/speedup.ts";
 import { Client, type Job, type JobEvent } from "./quickstart/client.ts";
 import { gatherCorpus } from "./quickstart/corpus.ts";
 import { lossFigure } from "./quickstart/figure.ts";
+import { startServer } from "./lib/server.ts";
 import { Progress } from "./quickstart/progress.ts";
 
 const repository = join(dirname(fileURLToPath(import.meta.url)), "..");
-const READY_TIMEOUT_MS = 60_000;
-const STOP_TIMEOUT_MS = 10_000;
 
 /** The large model; the base has a quarter of its layers, the paper's advice g = 4 (section 4.2). */
 const GROWTH_FACTOR = 4;
@@ -26,56 +23,20 @@ const SHAPE = {
   model_type: "llama",
   architectures: ["LlamaForCausalLM"],
   vocab_size: 258,
-  hidden_size: 64,
-  intermediate_size: 172,
+  hidden_size: 96,
+  intermediate_size: 256,
   num_attention_heads: 4,
   num_key_value_heads: 4,
   max_position_embeddings: 128,
   tie_word_embeddings: false,
 };
 const SEQUENCE_LENGTH = 128;
-const BATCH_TOKENS = 2048;
-const BASE_TOKENS = 245_760;
-const GROWN_TOKENS = 491_520;
+const BATCH_TOKENS = 512;
+const BASE_TOKENS = 307_200;
+const GROWN_TOKENS = 819_200;
 
 const say = (text = ""): void => console.log(text);
 const millions = (value: number): string => `${(value / 1e6).toFixed(2)} M`;
-
-async function freePort(): Promise<number> {
-  const probe = createServer();
-  await new Promise<void>((resolve) => probe.listen(0, "127.0.0.1", resolve));
-  const address = probe.address();
-  await new Promise((resolve) => probe.close(resolve));
-  if (address === null || typeof address === "string") throw new Error("no free port on 127.0.0.1");
-  return address.port;
-}
-
-/** Starts the service as a user would, and waits until it is ready. */
-async function startServer(dataDir: string, corpus: string): Promise<{ url: string; stop(): Promise<void> }> {
-  const port = await freePort();
-  const server = spawn(process.execPath, ["--no-warnings", "src/api/server.ts"], {
-    cwd: repository,
-    env: { ...process.env, HOST: "127.0.0.1", PORT: String(port), DATA_DIR: dataDir, IMPORT_ROOTS: corpus, LOG_LEVEL: "warn", COMPUTE_CONCURRENCY: "2" },
-    stdio: ["ignore", "inherit", "inherit"],
-  });
-  const stop = async (): Promise<void> => {
-    if (server.exitCode !== null) return;
-    const exited = new Promise((resolve) => server.once("exit", resolve));
-    server.kill("SIGTERM");
-    const timer = setTimeout(() => server.kill("SIGKILL"), STOP_TIMEOUT_MS);
-    await exited;
-    clearTimeout(timer);
-  };
-  const url = `http://127.0.0.1:${port}`;
-  for (const deadline = Date.now() + READY_TIMEOUT_MS; Date.now() < deadline; ) {
-    if (server.exitCode !== null) throw new Error(`the server ended with code ${server.exitCode}`);
-    const ready = await fetch(`${url}/readyz`).then((answer) => answer.ok, () => false);
-    if (ready) return { url, stop };
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  await stop();
-  throw new Error(`the server was not ready within ${READY_TIMEOUT_MS / 1000} s`);
-}
 
 interface Curve {
   readonly points: { tokens: number; flops: number; loss: number }[];
@@ -169,7 +130,7 @@ async function main(): Promise<void> {
   say("Cambium quickstart: grow a language model and measure what that saved. All over HTTP, on this machine.\n");
   const corpus = gatherCorpus(join(repository, "node_modules"), corpusDir);
   say(`1. corpus: ${corpus.documents} documents, ${(corpus.bytes / 1e6).toFixed(1)} MB of documentation found in node_modules`);
-  const { url, stop } = await startServer(dataDir, corpusDir);
+  const { url, stop } = await startServer({ IMPORT_ROOTS: corpusDir, COMPUTE_CONCURRENCY: "2" }, dataDir);
   const client = new Client(url);
   try {
     say(`2. server: ${url}, data in ${dataDir}`);

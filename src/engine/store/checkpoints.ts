@@ -2,7 +2,7 @@
  * Checkpoints: rows, names and lineage. A checkpoint never changes but for its name and metadata, so its
  * counts are computed once, from the manifest, when it is written.
  */
-import { and, desc, eq, exists, inArray, lt, or, sql } from "drizzle-orm";
+import { and, desc, eq, exists, getTableColumns, inArray, lt, or, sql } from "drizzle-orm";
 import { CodedError } from "../../ops/errors.ts";
 import type { CheckpointManifest } from "../../ops/manifest.ts";
 import type { BlobPath, BlobRows } from "./blobs.ts";
@@ -12,23 +12,29 @@ import type { Database } from "./client.ts";
 import { isForeignKeyViolation } from "./failures.ts";
 import { isId, newId } from "./ids.ts";
 import { deleteCheckpoint, lineageOf } from "./lineage.ts";
+import { ManifestCache } from "./manifestCache.ts";
 import { checkpointParents, checkpoints } from "./schema.ts";
 import type { CheckpointRow, CheckpointStore, NewCheckpoint } from "./types.ts";
 
 type Row = typeof checkpoints.$inferSelect;
+type SlimRow = Omit<Row, "manifest">;
+
+/** Every column but the large one, which `withManifests` reads where it is not at hand. */
+const { manifest: _manifest, ...slimColumns } = getTableColumns(checkpoints);
 
 /** Tensors that the paper leaves out of "non-embedding parameters". */
 const embeddingNames = new Set(["model.embed_tokens.weight", "lm_head.weight"]);
 
 export function createCheckpointStore(db: Database, blobRows: BlobRows, blobPath: BlobPath): CheckpointStore {
+  const manifests = new ManifestCache();
   return {
     create: (checkpoint) => db.transaction((tx) => insertCheckpoint(tx, checkpoint, blobPath)),
-    get: (idOrName) => getCheckpoint(db, idOrName),
+    get: (idOrName) => getCheckpoint(db, idOrName, manifests),
     async list({ limit, after, name, relation, parent }) {
       const position = after === undefined ? null : decodeCursor(after);
       const child = and(eq(checkpointParents.child, checkpoints.id), eq(checkpointParents.parent, parent ?? ""));
       const rows = await db
-        .select()
+        .select(slimColumns)
         .from(checkpoints)
         .where(
           and(
@@ -53,7 +59,7 @@ export function createCheckpointStore(db: Database, blobRows: BlobRows, blobPath
         .orderBy(desc(checkpoints.createdAt), desc(checkpoints.id))
         .limit(limit + 1);
       const page = toPage(rows, limit);
-      return { rows: await withParents(db, page.rows), next: page.next };
+      return { rows: await complete(db, page.rows, manifests), next: page.next };
     },
     async update(id, change, ifVersion) {
       const set = {
@@ -66,20 +72,20 @@ export function createCheckpointStore(db: Database, blobRows: BlobRows, blobPath
         .update(checkpoints)
         .set(set)
         .where(and(eq(checkpoints.id, id), unchanged))
-        .returning();
-      if (row) return (await withParents(db, [row]))[0] as CheckpointRow;
-      const present = await getCheckpoint(db, id);
+        .returning(slimColumns);
+      if (row) return (await complete(db, [row], manifests))[0] as CheckpointRow;
+      const present = await getCheckpoint(db, id, manifests);
       throw versionMismatch(id, present.version, ifVersion);
     },
     delete: (id, options) => db.transaction((tx) => deleteCheckpoint(tx, id, options)),
     async lineage(id) {
-      const { ids, edges } = await lineageOf(db, (await getCheckpoint(db, id)).id);
+      const { ids, edges } = await lineageOf(db, (await getCheckpoint(db, id, manifests)).id);
       const rows = await db
-        .select()
+        .select(slimColumns)
         .from(checkpoints)
         .where(inArray(checkpoints.id, ids))
         .orderBy(checkpoints.createdAt);
-      return { nodes: await withParents(db, rows), edges };
+      return { nodes: await complete(db, rows, manifests), edges };
     },
     sharedBlobs: (id) => sharedWith(db, id),
     async resolve(row) {
@@ -94,11 +100,17 @@ export function versionMismatch(id: string, present: number, wanted: number | un
 }
 
 /** By id or newest of that name. @throws not_found */
-export async function getCheckpoint(db: Database, idOrName: string): Promise<CheckpointRow> {
+export async function getCheckpoint(
+  db: Database,
+  idOrName: string,
+  manifests = new ManifestCache(),
+): Promise<CheckpointRow> {
   const which = isId(idOrName, "ckpt") ? eq(checkpoints.id, idOrName) : eq(checkpoints.name, idOrName);
-  const rows = await db.select().from(checkpoints).where(which).orderBy(desc(checkpoints.createdAt)).limit(1);
-  if (rows.length === 0) throw new CodedError("not_found", `no checkpoint ${JSON.stringify(idOrName)}`);
-  return (await withParents(db, rows))[0] as CheckpointRow;
+  const newest = desc(checkpoints.createdAt);
+  const rows = await db.select(slimColumns).from(checkpoints).where(which).orderBy(newest).limit(1);
+  const [row] = await complete(db, rows, manifests);
+  if (!row) throw new CodedError("not_found", `no checkpoint ${JSON.stringify(idOrName)}`);
+  return row;
 }
 
 /**
@@ -158,9 +170,11 @@ function countsOf(manifest: CheckpointManifest): {
   return { dtype, numParameters, numParametersNonEmbedding: numParameters - embedding, sizeBytes };
 }
 
-async function withParents(db: Database, rows: readonly Row[]): Promise<CheckpointRow[]> {
+/** Adds manifests and parents to rows; one that was deleted meanwhile is left out. */
+async function complete(db: Database, rows: readonly SlimRow[], manifests: ManifestCache): Promise<CheckpointRow[]> {
   if (rows.length === 0) return [];
   const ids = rows.map((row) => row.id);
+  const found = await findManifests(db, ids, manifests);
   const edges = await db
     .select()
     .from(checkpointParents)
@@ -168,5 +182,31 @@ async function withParents(db: Database, rows: readonly Row[]): Promise<Checkpoi
     .orderBy(checkpointParents.position);
   const parents = new Map<string, CheckpointRow["parents"][number][]>(ids.map((id) => [id, []]));
   for (const edge of edges) parents.get(edge.child)?.push({ checkpoint: edge.parent, relation: edge.relation });
-  return rows.map((row) => ({ ...row, parents: parents.get(row.id) ?? [] }));
+  return rows.flatMap((row) => {
+    const manifest = found.get(row.id);
+    return manifest ? [{ ...row, manifest, parents: parents.get(row.id) ?? [] }] : [];
+  });
+}
+
+async function findManifests(
+  db: Database,
+  ids: readonly string[],
+  manifests: ManifestCache,
+): Promise<Map<string, CheckpointManifest>> {
+  const found = new Map<string, CheckpointManifest>();
+  for (const id of ids) {
+    const manifest = manifests.get(id);
+    if (manifest) found.set(id, manifest);
+  }
+  const missing = ids.filter((id) => !found.has(id));
+  if (missing.length === 0) return found;
+  const rows = await db
+    .select({ id: checkpoints.id, manifest: checkpoints.manifest })
+    .from(checkpoints)
+    .where(inArray(checkpoints.id, missing));
+  for (const { id, manifest } of rows) {
+    manifests.set(id, manifest);
+    found.set(id, manifest);
+  }
+  return found;
 }

@@ -1,6 +1,6 @@
 /**
- * Starts the service as a user would, in a data directory of its own, for a bench to speak HTTP to; and reads
- * its resident memory where the system tells it.
+ * Starts the service as a user would, for the quickstart and the benches to speak HTTP to, and reads its
+ * resident memory where the system tells it.
  */
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -11,16 +11,18 @@ import { fileURLToPath } from "node:url";
 
 const repository = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 const READY_TIMEOUT_MS = 60_000;
+const STOP_TIMEOUT_MS = 15_000;
 
-export interface BenchServer {
+export interface RunningServer {
   readonly url: string;
   readonly dataDir: string;
   /** Highest resident set of the server process so far, in bytes; null where /proc does not tell. */
   peakRssBytes(): number | null;
+  /** Ends it in order, by force after 15 s. */
   stop(): Promise<void>;
 }
 
-export async function freePort(): Promise<number> {
+async function freePort(): Promise<number> {
   const probe = createServer();
   await new Promise<void>((resolve) => probe.listen(0, "127.0.0.1", resolve));
   const address = probe.address();
@@ -29,25 +31,37 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
-/** @throws Error when the server is not ready in time. */
-export async function startServer(env: Record<string, string>): Promise<BenchServer> {
-  const dataDir = mkdtempSync(join(tmpdir(), "cambium-bench-"));
+/**
+ * @param env settings beside host and port
+ * @param dataDir kept afterwards; without it a temporary one is made, and removed on `stop`
+ * @throws Error when the server ends or is not ready in time
+ */
+export async function startServer(env: Record<string, string>, dataDir?: string): Promise<RunningServer> {
+  const directory = dataDir ?? mkdtempSync(join(tmpdir(), "cambium-bench-"));
   const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
   const server = spawn(process.execPath, ["--no-warnings", "src/api/server.ts"], {
     cwd: repository,
-    env: { ...process.env, HOST: "127.0.0.1", PORT: String(port), DATA_DIR: dataDir, LOG_LEVEL: "warn", ...env },
+    env: { ...process.env, HOST: "127.0.0.1", PORT: String(port), DATA_DIR: directory, LOG_LEVEL: "warn", ...env },
     stdio: ["ignore", "inherit", "inherit"],
   });
   const stop = async (): Promise<void> => {
-    const exited = new Promise((resolve) => server.once("exit", resolve));
-    if (server.exitCode === null && server.kill("SIGTERM")) await exited;
-    rmSync(dataDir, { recursive: true, force: true });
+    if (server.exitCode === null && server.signalCode === null) {
+      const exited = new Promise((resolve) => server.once("exit", resolve));
+      server.kill("SIGTERM");
+      const timer = setTimeout(() => server.kill("SIGKILL"), STOP_TIMEOUT_MS);
+      await exited;
+      clearTimeout(timer);
+    }
+    if (dataDir === undefined) rmSync(directory, { recursive: true, force: true });
   };
   for (const deadline = Date.now() + READY_TIMEOUT_MS; Date.now() < deadline; ) {
-    if (await fetch(`${url}/readyz`).then((answer) => answer.ok, () => false)) {
-      return { url, dataDir, stop, peakRssBytes: () => peakRss(server.pid ?? 0) };
-    }
+    if (server.exitCode !== null) throw new Error(`the server ended with code ${server.exitCode}`);
+    const ready = await fetch(`${url}/readyz`).then(
+      (answer) => answer.ok,
+      () => false,
+    );
+    if (ready) return { url, dataDir: directory, stop, peakRssBytes: () => peakRss(server.pid ?? 0) };
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   await stop();
