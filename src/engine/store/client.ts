@@ -6,6 +6,7 @@
 import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { setFlagsFromString } from "node:v8";
 import { PGlite } from "@electric-sql/pglite";
 import { drizzle as drizzlePg } from "drizzle-orm/node-postgres";
 import { migrate as migratePg } from "drizzle-orm/node-postgres/migrator";
@@ -57,6 +58,7 @@ export async function openDatabase(options: DatabaseOptions): Promise<DatabaseCl
 async function openPglite(dataDir: string): Promise<DatabaseClient> {
   mkdirSync(dataDir, { recursive: true });
   const lock = await lockDirectory(dataDir);
+  keepCompilationSmall();
   try {
     const pglite = await PGlite.create({ dataDir: join(dataDir, "pglite") });
     const db = drizzlePglite(pglite, { schema });
@@ -69,6 +71,17 @@ async function openPglite(dataDir: string): Promise<DatabaseClient> {
   } catch (error) {
     await lock.release();
     throw new CodedError("store_unavailable", `the embedded database under ${dataDir} does not open`, { cause: error });
+  }
+}
+
+/**
+ * PostgreSQL compiled to WebAssembly is large: V8's optimizing compiler takes some 500 MB for a moment to make it no
+ * faster for a service's small queries (bench/limits.ts). The process that holds the database computes nothing
+ * else in WebAssembly, so its baseline compiler serves for all.
+ */
+function keepCompilationSmall(): void {
+  for (const flag of ["--liftoff", "--liftoff-only", "--no-wasm-tier-up", "--no-wasm-dynamic-tiering"]) {
+    setFlagsFromString(flag);
   }
 }
 
