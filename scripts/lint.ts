@@ -10,6 +10,7 @@ const bin = (name: string): string => join("node_modules", ".bin", name);
 
 const checks: readonly (readonly [title: string, command: string, args: readonly string[]])[] = [
   ["types", bin("tsc"), ["--noEmit"]],
+  ["format", bin("prettier"), ["--check", "--log-level=warn", "src", "test", "bench", "scripts"]],
   ["lint", bin("eslint"), ["--max-warnings=0", "."]],
   ["contract", bin("redocly"), ["lint", "openapi.yaml"]],
   ["generated files are fresh", process.execPath, ["scripts/gen.ts", "--check"]],

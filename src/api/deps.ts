@@ -3,7 +3,7 @@
  * here. Handlers know nothing else of the engine.
  */
 import type { Logger } from "pino";
-import type { Backend, BackendProbe } from "../engine/backends/backend.ts";
+import type { Backend } from "../engine/backends/backend.ts";
 import type { JobQueue } from "../engine/jobs/types.ts";
 import type { Metrics } from "../engine/metrics.ts";
 import type { ModelPool } from "../engine/serving/types.ts";
@@ -28,7 +28,7 @@ export interface ApiDeps {
 }
 
 /** A backend with the probe that tells whether it works here. */
-export type ProbedBackend = Pick<Backend, "name" | "description" | "preference"> & { probe(): Promise<BackendProbe> };
+export type ProbedBackend = Pick<Backend, "name" | "description" | "preference"> & Pick<Backend, "probe">;
 
 /** What the makers of handlers are given: the same, and what the app itself has built. */
 export interface RouteDeps extends ApiDeps {

@@ -7,6 +7,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { getRequestListener, type HttpBindings } from "@hono/node-server";
 import { CodedError } from "../ops/errors.ts";
+import type { Backend } from "../engine/backends/backend.ts";
 import { createServices, type Services, type ServicesOptions } from "../engine/services.ts";
 import { createModelPool } from "../engine/serving/pool.ts";
 import { createPoolMetrics } from "../engine/serving/poolMetrics.ts";
@@ -80,7 +81,10 @@ export function createApiDeps(services: Services, closing: AbortSignal): ApiDeps
     onFailure: (checkpoint, error) => log.warn({ checkpoint, err: error }, "model process failed"),
   });
   const uploads = createUploadStore(settings.uploadsDir, settings.maxUploadBytes);
-  const backends = async () => (await import("../engine/backends/index.ts")).listBackends();
+  const { computeKernels: variant, computeThreads: threads } = settings;
+  let listed: Promise<readonly Backend[]> | null = null;
+  const backends = () =>
+    (listed ??= import("../engine/backends/index.ts").then((index) => index.listBackends({ variant, threads })));
   return { settings, log, metrics, store, queue, pool, uploads, backends, closing };
 }
 

@@ -526,7 +526,7 @@ export interface paths {
         put?: never;
         /**
          * Pause a training at a resume point
-         * @description Only trainings can be paused. A running one goes on until its state is saved (then 202).
+         * @description Only trainings, and growths that learn, can be paused. A running one goes on until its state is saved (then 202).
          */
         post: operations["pauseJob"];
         delete?: never;
@@ -1148,6 +1148,7 @@ export interface components {
             };
             /** @description Whether AdamW's moments are kept with the weights. */
             optimizer_state: boolean;
+            growth_mask: components["schemas"]["GrowthMask"];
             relation: components["schemas"]["Relation"];
             parents: {
                 checkpoint: components["schemas"]["CheckpointId"];
@@ -1225,7 +1226,8 @@ export interface components {
          */
         Factor: number;
         /**
-         * @description Parameters of the operator; their schema is `params` of `GET /v1/operators`.
+         * @description Parameters of the operator; their schema is `params` of `GET /v1/operators`. Or `steps`, alone: a list of 1 to 8
+         *     growths `{ operator, axis, factor, params }`, one after the other, planned and carried out as one.
          * @example {
          *       "layers": [
          *         0,
@@ -1264,7 +1266,10 @@ export interface components {
             has_more: boolean;
             next: components["schemas"]["Cursor"];
         };
-        /** @description Exactly one of `checkpoint`, `config` and `preset`. */
+        /**
+         * @description Exactly one of `checkpoint`, `config` and `preset`. `operator` and `axis` are needed unless `params.steps` lists
+         *     several growths, each with its own, planned as one.
+         */
         GrowthPlanRequest: {
             checkpoint?: components["schemas"]["Reference"];
             config?: components["schemas"]["ModelConfig"];
@@ -1273,11 +1278,25 @@ export interface components {
              * @example 410m-base
              */
             preset?: string;
-            operator: components["schemas"]["OperatorName"];
-            axis: components["schemas"]["Axis"];
+            operator?: components["schemas"]["OperatorName"];
+            axis?: components["schemas"]["Axis"];
             factor?: components["schemas"]["Factor"];
             params?: components["schemas"]["OperatorParams"];
+            /** @default 0 */
+            seed: components["schemas"]["Seed"];
         } & (unknown | unknown | unknown);
+        /**
+         * @description New parts of a random growth, while they are faded in: they count from 0 to 1, linearly over `ramp_steps`
+         *     updates of the optimizer (each of `stages` stages). Training, inference and evaluation compute with it; null
+         *     for a plain model.
+         */
+        GrowthMask: {
+            /** @description Updates made since the growth. */
+            step: components["schemas"]["Count"];
+            ramp_steps: components["schemas"]["Count"];
+            /** @enum {integer} */
+            stages: 1 | 3;
+        } | null;
         /** @description For each target layer the source layer it starts from; null for a new one. */
         LayerMap: (number | null)[];
         GrowthPlan: {
@@ -1307,18 +1326,25 @@ export interface components {
             /** @description Whether the target computes the source's logits. */
             preserves_function: boolean;
             preserves_function_reason: string;
+            /** @description Why `optimizer_state: grow` is impossible here; null where it is possible, given that the source has moments. */
+            optimizer_state_problem: string | null;
+            growth_mask: components["schemas"]["GrowthMask"];
             warnings: string[];
         };
+        /** @description `operator` and `axis` are needed unless `params.steps` lists several growths, each with its own. */
         GrowthRequest: {
             checkpoint: components["schemas"]["Reference"];
-            operator: components["schemas"]["OperatorName"];
-            axis: components["schemas"]["Axis"];
+            operator?: components["schemas"]["OperatorName"];
+            axis?: components["schemas"]["Axis"];
             factor?: components["schemas"]["Factor"];
             params?: components["schemas"]["OperatorParams"];
             /** @default 0 */
             seed: components["schemas"]["Seed"];
             /**
-             * @description What becomes of AdamW's moments: dropped, or grown with the weights where the checkpoint has them.
+             * @description What becomes of AdamW's moments. `drop`: a training of the target starts its optimizer afresh. `grow`: copied
+             *     tensors bring theirs along, evenly divided copies (`even`, `tile`) take their share, new weights start from
+             *     zero; refused where the source has no moments or a growth leaves them without meaning (uneven splits,
+             *     noise, learned weights). A growth plan tells.
              * @default drop
              * @enum {string}
              */
@@ -1412,9 +1438,24 @@ export interface components {
              * @default false
              */
             keep_optimizer_state: boolean;
+            /**
+             * @description What to do with the checkpoint's own moments: go on from them (refused where it has none), or start afresh.
+             *     Unless given, they are gone on from where there are any.
+             * @enum {string}
+             */
+            optimizer_state?: "continue" | "restart";
+            trainable?: components["schemas"]["Trainable"];
             name?: components["schemas"]["Name"];
             metadata?: components["schemas"]["Metadata"];
         };
+        /**
+         * @description Which tensors change; the others keep their bytes, and share them with the checkpoint trained from. `new_layers`:
+         *     the layers that the last growth of the checkpoint's lineage added. `new_parameters`: all tensors that it built,
+         *     and those of added layers; a tensor with some new elements (width growth) is trained whole. A list: tensors
+         *     whose names match one of the patterns, in which `*` stands for any text.
+         * @default all
+         */
+        Trainable: ("all" | "new_layers" | "new_parameters") | string[];
         /** @description AdamW with decoupled weight decay. */
         OptimizerRequest: {
             /**

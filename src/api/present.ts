@@ -1,7 +1,7 @@
 /** Rows of the store as the contract shows them: snake_case, times as RFC 3339, nothing that is private. */
 import type { MetricPoint } from "../ops/events.ts";
 import type { ErrorRecord } from "../ops/errors.ts";
-import type { CheckpointManifest, JsonObject } from "../ops/manifest.ts";
+import type { CheckpointManifest, GrowthMask, JsonObject } from "../ops/manifest.ts";
 import type {
   CheckpointRow,
   DatasetRow,
@@ -26,6 +26,11 @@ export function presentAll<Item>(data: Item[]) {
   return { data, has_more: false, next: null };
 }
 
+/** @returns the mask of a random growth in the contract's spelling. */
+export function presentMask(mask: GrowthMask | null): Schemas["GrowthMask"] {
+  return mask && { step: mask.step, ramp_steps: mask.rampSteps, stages: mask.stages };
+}
+
 export function presentCheckpoint(row: CheckpointRow): Schemas["Checkpoint"] {
   return {
     id: row.id,
@@ -43,6 +48,7 @@ export function presentCheckpoint(row: CheckpointRow): Schemas["Checkpoint"] {
     digest: row.digest,
     tokenizer: presentTokenizer(row.manifest),
     optimizer_state: row.manifest.optimizer !== null,
+    growth_mask: presentMask(row.manifest.growthMask ?? null),
     relation: row.relation,
     parents: row.parents.map(({ checkpoint, relation }) => ({ checkpoint, relation })),
     receipt: row.receipt,

@@ -92,7 +92,7 @@ export async function createServices(settings: Settings, options: ServicesOption
 async function describeBackends(settings: Settings): Promise<JsonObject> {
   const { listBackends } = await import("./backends/index.ts");
   const found: JsonObject = {};
-  for (const backend of listBackends()) {
+  for (const backend of listBackends({ variant: settings.computeKernels, threads: settings.computeThreads })) {
     if (settings.backends !== null && !settings.backends.includes(backend.name)) continue;
     const { available, reason, device } = await backend.probe();
     found[backend.name] = { available, reason, device };

@@ -6,6 +6,8 @@
 import { availableParallelism, totalmem } from "node:os";
 import { delimiter, join, resolve } from "node:path";
 import { CodedError } from "../ops/errors.ts";
+import { kernelVariants } from "./kernels/wasm/variants.ts";
+import type { KernelVariant } from "./kernels/wasm/variants.ts";
 
 export type LogLevel = "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
 
@@ -45,6 +47,8 @@ export interface Settings {
   /** Resident memory of one compute process, at most. */
   readonly computeMemoryBytes: number;
   readonly computeThreads: number;
+  /** The build of the wasm kernels to insist on; null for the fastest that runs. */
+  readonly computeKernels: KernelVariant | null;
   /** A compute process that says nothing for so long is killed. */
   readonly computeSilenceMs: number;
   /** Time a compute process has to obey a stop. */
@@ -68,6 +72,7 @@ export interface Settings {
 type Environment = Readonly<Record<string, string | undefined>>;
 
 const gibibyte = 2 ** 30;
+const kernelChoices: readonly string[] = ["auto", ...kernelVariants];
 const logLevels: readonly string[] = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
 
 /** What a user can set: variable, default as shown, meaning. README's table is printed from it. */
@@ -95,6 +100,7 @@ export const settingsTable: readonly (readonly [variable: string, fallback: stri
   ["PREPARE_CONCURRENCY", "2", "imports, growths and dataset builds at once in one process"],
   ["COMPUTE_MEMORY_BYTES", "(three quarters of RAM)", "resident memory of one compute process"],
   ["COMPUTE_THREADS", "(processors)", "threads of one compute process"],
+  ["COMPUTE_KERNELS", "auto", kernelChoices.join(", ") + ": which build of the WebAssembly kernels"],
   ["COMPUTE_SILENCE_SECONDS", "600", "a compute process silent for so long is killed"],
   ["STOP_TIMEOUT_SECONDS", "30", "time a job has to reach a resume point when stopped"],
   ["JOB_MAX_ATTEMPTS", "5", "failures in a row after which a job fails for good"],
@@ -155,6 +161,7 @@ function parseCompute(read: Reader) {
     prepareConcurrency: read.integer("PREPARE_CONCURRENCY", 2, 1, 64),
     computeMemoryBytes: read.integer("COMPUTE_MEMORY_BYTES", threeQuarters, 128 * 2 ** 20, 2 ** 50),
     computeThreads: read.integer("COMPUTE_THREADS", availableParallelism(), 1, 1_024),
+    computeKernels: kernelVariantOf(read),
     computeSilenceMs: read.integer("COMPUTE_SILENCE_SECONDS", 600, 1, 86_400) * 1000,
     stopTimeoutMs: read.integer("STOP_TIMEOUT_SECONDS", 30, 1, 3_600) * 1000,
     jobMaxAttempts: read.integer("JOB_MAX_ATTEMPTS", 5, 1, 1_000),
@@ -171,8 +178,20 @@ export function readSettings(): Settings {
   return parseSettings(process.env);
 }
 
+/** What a compute process computes with. @throws invalid_request */
+export function readKernelVariant(): KernelVariant | null {
+  return kernelVariantOf(reader(process.env));
+}
+
+function kernelVariantOf(read: Reader): KernelVariant | null {
+  const choice = read.oneOf("COMPUTE_KERNELS", kernelChoices, "auto");
+  return kernelVariants.find((variant) => variant === choice) ?? null;
+}
+
 /** What a compute process may inherit: nothing that names a secret, a database or a service. */
-const inheritedVariables = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SystemRoot"];
+const inheritedVariables = [
+  ...["COMPUTE_KERNELS", "OPENBLAS_CORETYPE", "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SystemRoot"],
+];
 
 /** @returns the environment of a compute process. */
 export function computeEnvironment(): Record<string, string> {

@@ -61,7 +61,8 @@ export function encodeFromF32(values: Float32Array, dtype: Dtype): Uint8Array<Ar
     swapUnlessLittleEndian(own, 4);
     return own;
   }
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  // Signed words: engines keep those in registers, and only the bits count.
+  const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
   const halves = new Uint16Array(values.length);
   if (dtype === "BF16") {
     for (let i = 0; i < bits.length; i += 1) halves[i] = bfloat16OfBits(bits[i]!);

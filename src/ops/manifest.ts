@@ -35,7 +35,42 @@ export interface CheckpointManifest {
   readonly optimizer: OptimizerRef | null;
   /** Set for a model whose tokens are bytes: it has no tokenizer files and still speaks text. */
   readonly tokenizer?: "bytes";
+  /** While the new parts of a random growth are faded in: the model computes with its mask. Absent or null: plain. */
+  readonly growthMask?: GrowthMask | null;
+  /** What the last growth in the checkpoint's lineage added, for trainings of just that; absent where nothing grew. */
+  readonly grown?: GrownParts;
 }
+
+/** What a growth added. Tensors are the unit: one with a single new element is named whole. */
+export interface GrownParts {
+  /** Layers that the growth added, ascending. */
+  readonly layers: readonly number[];
+  /** Names of the tensors that it built, and of all tensors of added layers. */
+  readonly tensors: readonly string[];
+}
+
+/**
+ * The mask of a random growth, a training state: new parts count c, which goes from 0 to 1 linearly over updates of the
+ * optimizer. What it means for each tensor is in growth/mask.ts.
+ */
+export interface GrowthMask {
+  /** Updates made since the growth. */
+  readonly step: number;
+  /** Updates from 0 to 1, of one stage. */
+  readonly rampSteps: number;
+  /** 1: all at once; 3: intermediate size, hidden size and heads one after the other, as far as they grew. */
+  readonly stages: 1 | 3;
+  /** New layers, whose two branches are masked; none where the width grew. */
+  readonly layers: readonly number[];
+  /** The source's sizes: what exceeds them is masked. Null where the depth grew. */
+  readonly sourceSizes: SourceSizes | null;
+}
+
+/** Sizes that width growth changes. */
+export type SourceSizes = Pick<
+  LlamaConfig,
+  "hiddenSize" | "intermediateSize" | "numAttentionHeads" | "numKeyValueHeads" | "headDim"
+>;
 
 /** First and second moments, one F32 tensor each per weight, under the weight's own name. */
 export interface OptimizerRef {

@@ -24,6 +24,12 @@ test("lists and paths are taken apart and made absolute", () => {
   assert.equal(settings.benchmarksDir, "/x/y/benchmarks");
 });
 
+test("the build of the wasm kernels is the fastest that runs, unless one is named", () => {
+  assert.equal(parseSettings({}).computeKernels, null);
+  assert.equal(parseSettings({ COMPUTE_KERNELS: "auto" }).computeKernels, null);
+  assert.equal(parseSettings({ COMPUTE_KERNELS: "simd128" }).computeKernels, "simd128");
+});
+
 const lies: readonly (readonly [variable: string, value: string])[] = [
   ["PORT", "http"],
   ["PORT", "65536"],
@@ -37,6 +43,7 @@ const lies: readonly (readonly [variable: string, value: string])[] = [
   ["HOST", "a host"],
   ["COMPUTE_MEMORY_BYTES", "1024"],
   ["JOB_MAX_ATTEMPTS", "0"],
+  ["COMPUTE_KERNELS", "avx512"],
 ];
 for (const [variable, value] of lies) {
   test(`${variable}=${value} is refused with a message that names the variable`, () => {

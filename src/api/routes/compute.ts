@@ -47,7 +47,7 @@ async function probeInTime(backend: ProbedBackend): Promise<BackendProbe> {
     const reason = `the probe did not answer within ${probeTimeoutMs} ms`;
     timer = setTimeout(() => resolve(unavailable(reason)), probeTimeoutMs);
   });
-  return Promise.race([backend.probe(), late]).finally(() => clearTimeout(timer));
+  return Promise.race([backend.probe({ measure: true }), late]).finally(() => clearTimeout(timer));
 }
 
 function unavailable(reason: string): BackendProbe {

@@ -1,6 +1,6 @@
 /** Growth operators, plans (computed here and now from the configuration alone) and growth jobs. */
 import { expectedTensors } from "../../ops/architectures/llama.ts";
-import { formatLlamaConfig, parseLlamaConfig } from "../../ops/architectures/llamaConfig.ts";
+import { formatLlamaConfig, parseLlamaConfig, type LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import { CodedError, invariant } from "../../ops/errors.ts";
 import { listOperators, planGrowth } from "../../ops/growth/index.ts";
 import type { GrowthOperator, GrowthPlan, GrowthSource } from "../../ops/growth/index.ts";
@@ -10,7 +10,7 @@ import type { CheckpointStore } from "../../engine/store/types.ts";
 import type { RouteDeps } from "../deps.ts";
 import type { HandlersOf, Schemas } from "../handlers.ts";
 import type { JobAnswers } from "../jobAnswers.ts";
-import { presentAll } from "../present.ts";
+import { presentAll, presentMask } from "../present.ts";
 
 /** FLOPs of training per parameter and token: forward 2, backward 4 (the paper, section B.2). */
 const flopsPerParameter = 6;
@@ -41,7 +41,7 @@ async function findSource(
     return { source: manifest, configJson: manifest.configJson };
   }
   if (body.config !== undefined) {
-    const config = parseLlamaConfig(body.config);
+    const config = readConfig(body.config);
     return { source: { config, tensors: expectedTensors(config) }, configJson: body.config };
   }
   invariant(body.preset !== undefined, "the contract asks for one of checkpoint, config and preset");
@@ -49,6 +49,19 @@ async function findSource(
   if (config) return { source: { config, tensors: expectedTensors(config) }, configJson: {} };
   const detail = `got ${JSON.stringify(body.preset)}, want one of ${Object.keys(presets).join(", ")}`;
   throw new CodedError("invalid_request", `/preset: ${detail}`, { fields: [{ pointer: "/preset", detail }] });
+}
+
+/** @throws checkpoint_unsupported, checkpoint_corrupt; with the pointer of the field */
+function readConfig(json: JsonObject): LlamaConfig {
+  try {
+    return parseLlamaConfig(json);
+  } catch (error) {
+    if (!(error instanceof CodedError)) throw error;
+    const field = error.details["field"];
+    const pointer = typeof field === "string" ? `/config/${field}` : "/config";
+    const fields = [{ pointer, detail: error.message }];
+    throw new CodedError(error.code, error.message, { fields, details: error.details, cause: error });
+  }
 }
 
 function presentOperator(operator: GrowthOperator): Schemas["Operator"] {
@@ -60,6 +73,12 @@ function presentOperator(operator: GrowthOperator): Schemas["Operator"] {
     preserves_function: { ...operator.preservesFunction },
     reference: { ...operator.reference },
   };
+}
+
+/** Why moments cannot be grown along, or null. */
+function momentsProblem(plan: GrowthPlan): string | null {
+  const refused = plan.tensors.find(({ moments }) => typeof moments === "string");
+  return refused === undefined ? null : `${refused.info.name}: ${String(refused.moments)}`;
 }
 
 function presentPlan(plan: GrowthPlan, configJson: JsonObject): Schemas["GrowthPlan"] {
@@ -81,6 +100,8 @@ function presentPlan(plan: GrowthPlan, configJson: JsonObject): Schemas["GrowthP
     connection_rate: plan.connectionRate,
     preserves_function: plan.preservesFunction.value,
     preserves_function_reason: plan.preservesFunction.reason,
+    optimizer_state_problem: momentsProblem(plan),
+    growth_mask: presentMask(plan.growthMask ?? null),
     warnings: [...plan.warnings],
   };
 }

@@ -7,8 +7,9 @@
  */
 import type { WorkEvent } from "../../ops/events.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import type { KernelVariant } from "../kernels/wasm/variants.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
-import type { CompareWork, EvaluateWork, TrainWork } from "./work.ts";
+import type { CompareWork, EvaluateWork, FitWork, TrainWork } from "./work.ts";
 
 export interface BackendProbe {
   readonly available: boolean;
@@ -22,14 +23,31 @@ export interface BackendProbe {
   readonly memoryBytes: number | null;
 }
 
+export interface ProbeOptions {
+  readonly measure?: boolean;
+}
+
+/** What the settings say about every backend; each takes what concerns it. */
+export interface BackendOptions {
+  /** The build of the wasm kernels to insist on; null for the fastest that runs. */
+  readonly variant?: KernelVariant | null;
+  /** Threads that a training may use; 1 unless given. */
+  readonly threads?: number;
+}
+
 export interface Backend {
   readonly name: string;
   readonly description: string;
   /** Higher is preferred by `backend: "auto"` among those available. */
   readonly preference: number;
-  /** Cheap, without side effects that outlive it, never throws. */
-  probe(): Promise<BackendProbe>;
+  /**
+   * Cheap, without side effects that outlive it, never throws. With `measure` it may take a second the first time,
+   * to tell what is only known by trial.
+   */
+  probe(options?: ProbeOptions): Promise<BackendProbe>;
   train(work: TrainWork, signal: AbortSignal): AsyncIterable<WorkEvent>;
+  /** Trains what a learned growth makes the grown weights of. */
+  fit(work: FitWork, signal: AbortSignal): AsyncIterable<WorkEvent>;
   evaluate(work: EvaluateWork, signal: AbortSignal): AsyncIterable<WorkEvent>;
   /** Measures the logit change between two checkpoints on a seeded probe batch. */
   compare(work: CompareWork, signal: AbortSignal): AsyncIterable<WorkEvent>;

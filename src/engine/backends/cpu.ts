@@ -24,6 +24,6 @@ export function createCpuBackend(): Backend {
         features: { kernels: "reference" },
         memoryBytes,
       }),
-    compute: { tfjs: "cpu", kernels: "reference", memoryBytes },
+    compute: { tfjs: "cpu", kernels: "reference", variant: null, threads: 1, memoryBytes },
   });
 }

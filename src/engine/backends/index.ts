@@ -3,26 +3,28 @@
  * the first work that needs one.
  */
 import { CodedError } from "../../ops/errors.ts";
-import type { Backend } from "./backend.ts";
+import type { Backend, BackendOptions } from "./backend.ts";
 import { createCpuBackend } from "./cpu.ts";
+import { createNativeBackend } from "./native.ts";
 import { createWasmBackend } from "./wasm.ts";
 
-const factories: Readonly<Record<string, () => Backend>> = {
-  wasm: () => createWasmBackend(),
+const factories: Readonly<Record<string, (options: BackendOptions) => Backend>> = {
+  native: createNativeBackend,
+  wasm: createWasmBackend,
   cpu: () => createCpuBackend(),
 };
 
 /** @returns all backends this version knows, whether they work here or not; the preferred first. */
-export function listBackends(): readonly Backend[] {
+export function listBackends(options: BackendOptions = {}): readonly Backend[] {
   return Object.values(factories)
-    .map((make) => make())
+    .map((make) => make(options))
     .sort((a, b) => b.preference - a.preference);
 }
 
 /** @throws backend_unavailable for a name that no backend has */
-export function getBackend(name: string): Backend {
+export function getBackend(name: string, options: BackendOptions = {}): Backend {
   const make = Object.hasOwn(factories, name) ? factories[name] : undefined;
-  if (make) return make();
+  if (make) return make(options);
   const known = Object.keys(factories).join(", ");
   throw new CodedError("backend_unavailable", `there is no backend ${JSON.stringify(name)}; there are ${known}`);
 }
@@ -33,9 +35,13 @@ export function getBackend(name: string): Backend {
  * @param allowed names that may be used; null for all
  * @throws backend_unavailable, saying why
  */
-export async function chooseBackend(name: string, allowed: readonly string[] | null = null): Promise<Backend> {
+export async function chooseBackend(
+  name: string,
+  allowed: readonly string[] | null = null,
+  options: BackendOptions = {},
+): Promise<Backend> {
   const isAllowed = (backend: Backend): boolean => allowed === null || allowed.includes(backend.name);
-  const candidates = name === "auto" ? listBackends().filter(isAllowed) : [getBackend(name)];
+  const candidates = name === "auto" ? listBackends(options).filter(isAllowed) : [getBackend(name, options)];
   const reasons: string[] = [];
   for (const backend of candidates) {
     if (!isAllowed(backend)) {

@@ -2,11 +2,11 @@
  * The `Backend` interface over tfjs, without tfjs: a name, a probe, and four doors to `tfjsCompute.ts`, which
  * is loaded when the first of them is opened.
  */
-import type { Backend, BackendProbe } from "./backend.ts";
+import type { Backend } from "./backend.ts";
 import type { TfjsCompute } from "./tfjsCompute.ts";
 
 export interface TfjsBackendOptions extends Pick<Backend, "name" | "description" | "preference"> {
-  readonly probe: () => Promise<BackendProbe>;
+  readonly probe: Backend["probe"];
   readonly compute: TfjsCompute;
 }
 
@@ -17,6 +17,9 @@ export function createTfjsBackend({ compute, ...rest }: TfjsBackendOptions): Bac
     ...rest,
     async *train(work, signal) {
       yield* (await loaded()).runTraining(compute, work, signal);
+    },
+    async *fit(work, signal) {
+      yield* (await loaded()).runFit(compute, work, signal);
     },
     async *evaluate(work, signal) {
       yield* (await loaded()).runEvaluation(compute, work, signal);

@@ -12,13 +12,16 @@ import { loadServedModel } from "../infer/loadServedModel.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
 import { kernelsFor } from "../kernels/index.ts";
 import type { KernelChoice, LoadedKernels } from "../kernels/index.ts";
+import type { KernelVariant } from "../kernels/wasm/variants.ts";
 import { estimateServingMemory } from "../model/servingMemory.ts";
 import { loadTokenizerRef } from "../tokenizer/loadTokenizer.ts";
+import { fitExpansion } from "../train/fitExpansion.ts";
 import { train } from "../train/trainer.ts";
 import { compareLogits } from "./compareLogits.ts";
+import { startGradientThreads } from "./gradientThreads.ts";
 import type { TfjsBackendName } from "./tfjsRuntime.ts";
 import { activateTfjs } from "./tfjsRuntime.ts";
-import type { CompareWork, EvaluateWork, TrainWork } from "./work.ts";
+import type { CompareWork, EvaluateWork, FitWork, TrainWork } from "./work.ts";
 
 /** What the process takes beside tensors: Node, the compiled code, the tensor that is being read or written. */
 const processBytes = 256 * 2 ** 20;
@@ -27,6 +30,10 @@ const processBytes = 256 * 2 ** 20;
 export interface TfjsCompute {
   readonly tfjs: TfjsBackendName;
   readonly kernels: KernelChoice;
+  /** A build of the wasm kernels to insist on; null for the fastest that runs. */
+  readonly variant: KernelVariant | null;
+  /** Threads that a training may use. */
+  readonly threads: number;
   /** Bytes it has for tensors, or null when unknown. */
   readonly memoryBytes: number | null;
 }
@@ -38,7 +45,25 @@ export async function* runTraining(
 ): AsyncGenerator<WorkEvent, void, undefined> {
   const { kernels, fallbackReason } = await start(compute);
   if (fallbackReason !== null) yield { type: "log", level: "warn", message: fallbackReason };
-  yield* train(work, kernels, signal, { memoryBytes: tensorMemory(compute, work) });
+  yield* train(work, kernels, signal, {
+    memoryBytes: tensorMemory(compute, work),
+    threads: {
+      most: compute.threads,
+      heapBytes: compute.memoryBytes,
+      totalBytes: processTensorMemory(work),
+      start: (model, threads) => startGradientThreads(model, threads, compute),
+    },
+  });
+}
+
+export async function* runFit(
+  compute: TfjsCompute,
+  work: FitWork,
+  signal: AbortSignal,
+): AsyncGenerator<WorkEvent, void, undefined> {
+  const { kernels, fallbackReason } = await start(compute);
+  if (fallbackReason !== null) yield { type: "log", level: "warn", message: fallbackReason };
+  yield* fitExpansion(work, kernels, signal, { memoryBytes: tensorMemory(compute, work) });
 }
 
 export async function* runEvaluation(
@@ -77,14 +102,19 @@ export async function load(compute: TfjsCompute, checkpoint: ResolvedCheckpoint)
 }
 
 /** What is left for tensors when the process itself may grow to no more than `work.memoryBytes`. */
-function tensorMemory({ memoryBytes }: TfjsCompute, work: TrainWork): number | null {
-  if (work.memoryBytes === undefined) return memoryBytes;
-  return Math.min(memoryBytes ?? Infinity, Math.max(0, work.memoryBytes - processBytes));
+function tensorMemory({ memoryBytes }: TfjsCompute, work: Pick<TrainWork, "memoryBytes">): number | null {
+  const total = processTensorMemory(work);
+  return total === null ? memoryBytes : Math.min(memoryBytes ?? Infinity, total);
 }
 
-async function start({ tfjs, kernels }: TfjsCompute): Promise<LoadedKernels> {
+/** The same over all threads of the process, or null where there is no limit. */
+function processTensorMemory(work: Pick<TrainWork, "memoryBytes">): number | null {
+  return work.memoryBytes === undefined ? null : Math.max(0, work.memoryBytes - processBytes);
+}
+
+async function start({ tfjs, kernels, variant }: TfjsCompute): Promise<LoadedKernels> {
   await activateTfjs(tfjs);
-  return kernelsFor(tfjs, kernels);
+  return kernelsFor(tfjs, kernels, variant);
 }
 
 function checkFits({ memoryBytes, tfjs }: TfjsCompute, { config }: ResolvedCheckpoint["manifest"]): void {

@@ -3,6 +3,7 @@
  * process needs no database. All are plain JSON: they cross a process boundary.
  */
 import type { NewBlob, TrainingState } from "../../ops/events.ts";
+import type { GrowthPlanRequest } from "../../ops/growth/index.ts";
 import type { FileRef, JsonObject, ResolvedCheckpoint, ResolvedDataset } from "../../ops/manifest.ts";
 import type { TensorRef } from "../../ops/tensor.ts";
 
@@ -50,10 +51,23 @@ export interface TrainWork {
   /** A resume point at least this often, ms. */
   readonly saveEveryMs: number;
   readonly keepOptimizerState: boolean;
+  /** Leaves the checkpoint's own moments aside. */
+  readonly restartOptimizer?: boolean;
+  /** Names of the tensors that change; the others keep their bytes. Absent: all. */
+  readonly trainable?: readonly string[];
   /** Where to go on; null to start. */
   readonly resume: TrainingState | null;
   /** The blob directory, to write weights and moments into. */
   readonly blobDir: string;
+  /** Bytes the compute process may take in all; absent where nobody sets a limit beside the backend's own. */
+  readonly memoryBytes?: number;
+}
+
+/** Fits the expansion that a growth plans (`ops/growth`), by training the grown model; its result is a TrainResult. */
+export interface FitWork extends Pick<TrainWork, "dataset" | "skipTokens" | "saveEveryMs" | "resume" | "blobDir"> {
+  readonly source: ResolvedCheckpoint;
+  /** The growth; it is planned again where it is needed. */
+  readonly request: GrowthPlanRequest;
   /** Bytes the compute process may take in all; absent where nobody sets a limit beside the backend's own. */
   readonly memoryBytes?: number;
 }

@@ -122,7 +122,13 @@ export class BlobWriter {
    */
   async write(bytes: Uint8Array): Promise<void> {
     this.#assertOpen();
-    this.#hash.update(bytes);
+    const writing = this.#writeAll(bytes);
+    this.#hash.update(bytes); // while the system writes
+    await writing;
+    this.#sizeBytes += bytes.length;
+  }
+
+  async #writeAll(bytes: Uint8Array): Promise<void> {
     let done = 0;
     try {
       while (done < bytes.length) {
@@ -132,7 +138,6 @@ export class BlobWriter {
     } catch (error) {
       throw asStorageError(error);
     }
-    this.#sizeBytes += bytes.length;
   }
 
   /**

@@ -20,12 +20,18 @@ function canonicalJson(value: unknown): string {
   return `{${members.map(([key, member]) => `${JSON.stringify(key)}:${canonicalJson(member)}`).join(",")}}`;
 }
 
-/** @returns lowercase hex SHA-256 over architecture, configuration and every (name, dtype, shape, SHA-256). */
-export function checkpointDigest(manifest: Pick<CheckpointManifest, "architecture" | "config" | "tensors">): string {
+type Digested = Pick<CheckpointManifest, "architecture" | "config" | "tensors" | "growthMask">;
+
+/**
+ * @returns lowercase hex SHA-256 over architecture, configuration and every (name, dtype, shape, SHA-256), and over
+ *   the mask of a model whose new parts are being faded in
+ */
+export function checkpointDigest(manifest: Digested): string {
   const hash = createHash("sha256");
   hash.update(`${scheme}\n${manifest.architecture}\n${canonicalJson(manifest.config)}\n`);
   const sorted = [...manifest.tensors].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
   for (const { name, dtype, shape, sha256 } of sorted) hash.update(`${canonicalJson([name, dtype, shape, sha256])}\n`);
+  if (manifest.growthMask) hash.update(`mask ${canonicalJson(manifest.growthMask)}\n`);
   return hash.digest("hex");
 }
 

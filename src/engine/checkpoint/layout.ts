@@ -8,6 +8,8 @@
 import { createHash } from "node:crypto";
 import { llama } from "../../ops/architectures/index.ts";
 import { elementCount } from "../../ops/dtype.ts";
+import { CodedError } from "../../ops/errors.ts";
+import { maskOfNames, type TensorMask } from "../../ops/growth/index.ts";
 import type { CheckpointManifest, FileRef, JsonObject } from "../../ops/manifest.ts";
 import type { Dtype, TensorRef } from "../../ops/tensor.ts";
 import { configFileName, weightsFileName } from "./files.ts";
@@ -17,7 +19,20 @@ import { torchMetadata } from "./writer.ts";
 
 export type Segment =
   | { readonly kind: "bytes"; readonly bytes: Uint8Array; readonly sizeBytes: number }
-  | { readonly kind: "blob"; readonly blob: string; readonly offset: number; readonly sizeBytes: number };
+  | { readonly kind: "blob"; readonly blob: string; readonly offset: number; readonly sizeBytes: number }
+  | MaskedSegment;
+
+/** A float32 tensor times its mask, or `sizeBytes` of it from byte `from` on: computed while it is read. */
+export interface MaskedSegment {
+  readonly kind: "masked";
+  readonly blob: string;
+  /** First byte of the whole tensor within the blob. */
+  readonly offset: number;
+  readonly shape: readonly number[];
+  readonly mask: TensorMask;
+  readonly from: number;
+  readonly sizeBytes: number;
+}
 
 export interface LayoutFile {
   readonly name: string;
@@ -46,10 +61,11 @@ function verbatim({ name, blob, sizeBytes }: FileRef): LayoutFile {
 function synthesised(manifest: CheckpointManifest, maxShardBytes: number): LayoutFile[] {
   const config = inline(configFileName, formatJson(viewConfig(manifest)));
   const shards = splitShards(manifest.tensors, maxShardBytes);
-  if (shards.length === 1) return [config, weightsFile(weightsFileName, manifest.tensors)];
+  const maskOf = maskOfNames(manifest);
+  if (shards.length === 1) return [config, weightsFile(weightsFileName, manifest.tensors, maskOf)];
   const count = String(shards.length).padStart(5, "0");
   const names = shards.map((_shard, index) => `model-${String(index + 1).padStart(5, "0")}-of-${count}.safetensors`);
-  const weights = shards.map((tensors, index) => weightsFile(names[index] as string, tensors));
+  const weights = shards.map((tensors, index) => weightsFile(names[index] as string, tensors, maskOf));
   const shardOf = shards.flatMap((tensors, at) => tensors.map(({ name }) => [name, names[at] as string] as const));
   shardOf.sort(([a], [b]) => (a < b ? -1 : 1));
   const totalSize = manifest.tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 0);
@@ -104,16 +120,31 @@ function splitShards(tensors: readonly TensorRef[], maxShardBytes: number): Tens
   return shards;
 }
 
-/** A safetensors file put together from a new header and the tensors where they lie. */
-function weightsFile(name: string, tensors: readonly TensorRef[]): LayoutFile {
+/**
+ * A safetensors file put together from a new header and the tensors where they lie. While a random growth is faded in,
+ * its mask is folded into the tensors it touches, so that what downloads computes what the checkpoint does.
+ * @throws unprocessable for a masked tensor that is not float32: its products would have to be rounded
+ */
+function weightsFile(
+  name: string,
+  tensors: readonly TensorRef[],
+  maskOf: (name: string) => TensorMask | null,
+): LayoutFile {
   const layout = formatHeader(tensors, torchMetadata);
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
   const segments: Segment[] = [{ kind: "bytes", bytes: layout.bytes, sizeBytes: layout.bytes.length }];
   // The header fixes order, types and shapes; with the tensors' digests it identifies the whole file.
   const hash = createHash("sha256").update(layout.bytes);
   for (const entry of layout.tensors) {
-    const { blob, offset, sizeBytes, sha256 } = byName.get(entry.name) as TensorRef;
+    const { blob, offset, sizeBytes, sha256, dtype, shape } = byName.get(entry.name) as TensorRef;
     hash.update(sha256);
+    const mask = maskOf(entry.name);
+    if (mask !== null) {
+      if (dtype !== "F32") throw roundingMask(entry.name, dtype);
+      hash.update(mask.axis).update(mask.factors);
+      segments.push({ kind: "masked", blob, offset, shape, mask, from: 0, sizeBytes });
+      continue;
+    }
     const last = segments.at(-1);
     if (last?.kind === "blob" && last.blob === blob && last.offset + last.sizeBytes === offset) {
       segments[segments.length - 1] = { ...last, sizeBytes: last.sizeBytes + sizeBytes };
@@ -122,4 +153,10 @@ function weightsFile(name: string, tensors: readonly TensorRef[]): LayoutFile {
     }
   }
   return { name, sizeBytes: layout.fileBytes, etag: hash.digest("hex"), segments };
+}
+
+function roundingMask(tensor: string, dtype: Dtype): CodedError {
+  const problem = `${tensor} is ${dtype}, and its mask can be folded into float32 weights only`;
+  const advice = "train the checkpoint first (trained weights are float32), or to the end of its ramp";
+  return new CodedError("unprocessable", `the checkpoint is still being faded in: ${problem}; ${advice}`);
 }

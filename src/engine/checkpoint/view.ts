@@ -8,12 +8,14 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
+import { decodeToF32, encodeFromF32 } from "../../ops/dtype.ts";
 import { CodedError } from "../../ops/errors.ts";
+import { maskedValues } from "../../ops/growth/index.ts";
 import type { BlobLocation, CheckpointManifest, ResolvedCheckpoint } from "../../ops/manifest.ts";
 import { openBlob, type BlobReader } from "./blobReader.ts";
 import { asStorageError } from "./blobs.ts";
 import { contentTypeOf } from "./files.ts";
-import { defaultMaxShardBytes, layoutFiles, type LayoutFile, type Segment } from "./layout.ts";
+import { defaultMaxShardBytes, layoutFiles, type LayoutFile, type MaskedSegment, type Segment } from "./layout.ts";
 import { quoted } from "./strictJson.ts";
 import { locate } from "./tensorReader.ts";
 
@@ -65,7 +67,7 @@ export async function openViewFile(
   const file = files.find((candidate) => candidate.name === name);
   if (file === undefined) throw new CodedError("not_found", `the checkpoint has no file ${quoted(name)}`);
   const segments = cut(file, range ?? { offset: 0, length: file.sizeBytes });
-  const needed = new Set(segments.map((segment) => (segment.kind === "blob" ? segment.blob : null)));
+  const needed = new Set(segments.map((segment) => (segment.kind === "bytes" ? null : segment.blob)));
   for (const blob of needed) {
     if (blob !== null) await (await openBlob(locate(resolved.blobs, blob))).close();
   }
@@ -88,6 +90,8 @@ function cut(file: LayoutFile, range: ViewRange): Segment[] {
     if (to <= from) continue;
     if (segment.kind === "bytes") {
       parts.push({ kind: "bytes", bytes: segment.bytes.subarray(from, to), sizeBytes: to - from });
+    } else if (segment.kind === "masked") {
+      parts.push({ ...segment, from: segment.from + from, sizeBytes: to - from });
     } else {
       parts.push({ ...segment, offset: segment.offset + from, sizeBytes: to - from });
     }
@@ -115,13 +119,29 @@ async function* readSegments(
       }
       for (let done = 0; done < segment.sizeBytes; ) {
         const length = Math.min(chunkBytes, segment.sizeBytes - done);
-        yield await reader.read(segment.offset + done, length);
+        yield segment.kind === "masked"
+          ? await readMasked(reader, segment, segment.from + done, length)
+          : await reader.read(segment.offset + done, length);
         done += length;
       }
     }
   } finally {
     await reader?.close();
   }
+}
+
+/** Bytes `start` to `start + length` of a masked tensor: whole values are read, multiplied and cut to that. */
+async function readMasked(
+  reader: BlobReader,
+  { offset, shape, mask }: MaskedSegment,
+  start: number,
+  length: number,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const first = Math.floor(start / 4);
+  const end = Math.ceil((start + length) / 4);
+  const values = decodeToF32(await reader.read(offset + first * 4, (end - first) * 4), "F32");
+  const bytes = encodeFromF32(maskedValues(values, shape, mask, first), "F32");
+  return new Uint8Array(bytes).subarray(start - first * 4, start - first * 4 + length);
 }
 
 /** Nothing is read before the first pull; the generator's `finally` runs on end, error and cancel alike. */

@@ -69,8 +69,10 @@ async function writeOne(writer: BlobWriter, tensor: TensorToWrite, entry: Safete
   if (bytes.length !== entry.sizeBytes) {
     throw new CodedError("internal", `tensor ${entry.name}: ${bytes.length} bytes to write, ${entry.sizeBytes} wanted`);
   }
-  await writer.write(bytes);
-  return createHash("sha256").update(bytes).digest("hex");
+  const writing = writer.write(bytes);
+  const digest = createHash("sha256").update(bytes).digest("hex"); // while the system writes
+  await writing;
+  return digest;
 }
 
 function reference(

@@ -30,12 +30,28 @@ export function encodeText(text: string, tokenizer: Tokenizer, profile: BosProfi
   return tokenizer.encode(text, { addSpecialTokens: !hasPrefix });
 }
 
+/** @returns `encodeText` that remembers its last text: the choices of a question share their context. */
+export function createContextEncoder(tokenizer: Tokenizer, profile: BosProfile): (text: string) => readonly number[] {
+  let last: { readonly text: string; readonly ids: readonly number[] } | null = null;
+  return (text) => {
+    if (last?.text !== text) last = { text, ids: encodeText(text, tokenizer, profile) };
+    return last.ids;
+  };
+}
+
 /**
  * Splits the encoding of context and continuation together where the context's own encoding ends; white space
  * at the end of the context goes to the continuation first.
+ * @param encodeContext for pairs that share a context
  * @throws tokenizer_invalid for an empty context without a prefix token
  */
-export function encodePair(context: string, continuation: string, tokenizer: Tokenizer, profile: BosProfile): Window {
+export function encodePair(
+  context: string,
+  continuation: string,
+  tokenizer: Tokenizer,
+  profile: BosProfile,
+  encodeContext = createContextEncoder(tokenizer, profile),
+): Window {
   if (context === "") {
     const prefix = prefixToken(tokenizer);
     const ids = tokenizer.encode(continuation, { addSpecialTokens: false });
@@ -44,6 +60,6 @@ export function encodePair(context: string, continuation: string, tokenizer: Tok
   }
   const bare = trimEnd(context);
   const whole = encodeText(context + continuation, tokenizer, profile);
-  const contextIds = encodeText(bare, tokenizer, profile);
+  const contextIds = encodeContext(bare);
   return { context: contextIds, continuation: whole.slice(contextIds.length) };
 }

@@ -88,8 +88,8 @@ export function shotDrawer(taskName: string, pool: ShotPool, count: number): (do
     // Copies of the doc were drawn more than once: the harness draws again, from all that are no copies.
     const others = docs.map((_, i) => i).filter((i) => hashes[i] !== docHash);
     if (others.length < count) {
-      const problem = `num_fewshot is ${count}, and the file has ${others.length} docs that differ from the evaluated one`;
-      throw new CodedError("dataset_invalid", `${taskName}: ${problem}`);
+      const problem = `the file has ${others.length} docs that differ from the evaluated one`;
+      throw new CodedError("dataset_invalid", `${taskName}: num_fewshot is ${count}, and ${problem}`);
     }
     return sampleIndices(random, others.length, count).map((i) => others[i] ?? 0);
   };

@@ -7,7 +7,7 @@ import { CodedError } from "../../ops/errors.ts";
 import type { ScoreRequest, ScoreResult } from "../infer/servedModel.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { BosProfile } from "./encodePair.ts";
-import { encodePair, encodeText, prefixToken } from "./encodePair.ts";
+import { createContextEncoder, encodePair, encodeText, prefixToken } from "./encodePair.ts";
 import type { ScoringRequest, ScoringResult, TaskDoc } from "./task.ts";
 import type { Window } from "./windows.ts";
 import { rollingWindows } from "./windows.ts";
@@ -39,10 +39,15 @@ function toScoreRequest(window: Window, maxLength: number, where: string): Score
   return { ids, start: ids.length - continuation.length };
 }
 
-function planRequest(request: ScoringRequest, options: PlanOptions, where: string): ScoreRequest[] {
+function planRequest(
+  request: ScoringRequest,
+  options: PlanOptions,
+  encodeContext: (text: string) => readonly number[],
+  where: string,
+): ScoreRequest[] {
   const { tokenizer, bos, maxLength } = options;
   if (request.kind === "loglikelihood") {
-    const pair = encodePair(request.context, request.continuation, tokenizer, bos);
+    const pair = encodePair(request.context, request.continuation, tokenizer, bos, encodeContext);
     return [toScoreRequest(pair, maxLength, where)];
   }
   const ids = encodeText(request.text, tokenizer, bos);
@@ -54,9 +59,12 @@ function planRequest(request: ScoringRequest, options: PlanOptions, where: strin
  * @throws unprocessable naming doc and lengths when a continuation does not fit; dataset_invalid, tokenizer_invalid
  */
 export function planDoc(taskName: string, doc: TaskDoc, docIndex: number, options: PlanOptions): PlannedScore[] {
+  const encodeContext = createContextEncoder(options.tokenizer, options.bos);
   return doc.requests.flatMap((request, requestIndex) => {
     const where = `${taskName} doc ${docIndex}, request ${requestIndex}`;
-    return planRequest(request, options, where).map((score) => ({ doc: docIndex, request: requestIndex, score }));
+    return planRequest(request, options, encodeContext, where).map((score) => {
+      return { doc: docIndex, request: requestIndex, score };
+    });
   });
 }
 

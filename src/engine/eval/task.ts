@@ -117,7 +117,7 @@ export class DocFields {
     return this.fail(`field "${field}" is ${shown(value)}, an integer from 0 to ${limit - 1} is wanted`);
   }
 
-  /** @returns the number 0 to below `limit` (at most 10) that a field holds, be it a number or a string of one digit. */
+  /** @returns the number from 0 to below `limit` (at most 10) that a field holds, as a number or as one digit. */
   digit(field: string, limit: number): number {
     const value = this.#get(field);
     if (typeof value !== "string") return this.index(field, limit);

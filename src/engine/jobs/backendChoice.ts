@@ -11,7 +11,10 @@ export interface PickedBackend {
 
 /** @param asked a backend's name, `auto` or null. @throws backend_unavailable */
 export async function pickBackend(asked: string | null, settings: Settings): Promise<PickedBackend> {
-  const backend = await chooseBackend(asked ?? "auto", settings.backends);
+  const backend = await chooseBackend(asked ?? "auto", settings.backends, {
+    variant: settings.computeKernels,
+    threads: settings.computeThreads,
+  });
   return { name: backend.name, memoryBytes: (await backend.probe()).memoryBytes };
 }
 

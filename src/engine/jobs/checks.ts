@@ -3,7 +3,7 @@
  * exist, that sizes fit together, that a growth has a plan. Names become ids. What only the work itself can
  * find out (a corrupt file, a full disk) is left to the job.
  */
-import { planGrowth } from "../../ops/growth/index.ts";
+import { plannedMoments, planGrowth } from "../../ops/growth/index.ts";
 import { CodedError, type ErrorCode } from "../../ops/errors.ts";
 import { tokenizerOf } from "../../ops/manifest.ts";
 import { parseLlamaConfig } from "../../ops/architectures/llamaConfig.ts";
@@ -13,6 +13,7 @@ import type { EngineStore } from "../store/store.ts";
 import type { CheckpointRow, DatasetRow } from "../store/types.ts";
 import { pickBackend } from "./backendChoice.ts";
 import { checkEvaluation } from "./evaluationPlan.ts";
+import { checkFit, fitDataset } from "./fitPlan.ts";
 import { checkTraining } from "./trainingPlan.ts";
 import type {
   DatasetRequest,
@@ -90,12 +91,27 @@ async function checkImport(
 async function checkGrowth(request: GrowthRequest, context: CheckContext): Promise<CheckedRequest<"growth">> {
   const source = await findCheckpoint(context, request.checkpoint, "/checkpoint");
   const plan = planGrowth(source.manifest, request);
-  if (request.optimizer_state === "grow") {
-    const refuse = (detail: string) => pointed("unprocessable", "/optimizer_state", detail);
-    if (source.manifest.optimizer === null) throw refuse(`${source.id} has no optimizer state to grow`);
-    if (plan.newBytes > 0) throw refuse("this growth makes new tensors, whose optimizer state is not defined");
+  const wanted = fitDataset(plan);
+  const dataset = wanted === null ? null : await findDataset(context, wanted, "/params/dataset");
+  if (dataset !== null) {
+    checkFit(plan, dataset);
+    await checkBackend(plan.fit?.settings.backend ?? undefined, context.settings, "/params/backend");
   }
-  return { request: { ...request, checkpoint: source.id }, checkpoints: [source.id], datasets: [] };
+  if (request.optimizer_state === "grow") {
+    if (source.manifest.optimizer === null) {
+      throw pointed("unprocessable", "/optimizer_state", `is grow, but ${source.id} has no optimizer state`);
+    }
+    if (source.manifest.optimizer.firstMoments.length < source.manifest.tensors.length) {
+      throw pointed("unprocessable", "/optimizer_state", `is grow, but ${source.id} has that of trained tensors only`);
+    }
+    plannedMoments(plan);
+  }
+  const data = dataset === null ? {} : { params: { ...request.params, dataset: dataset.id } };
+  return {
+    request: { ...request, ...data, checkpoint: source.id },
+    checkpoints: [source.id],
+    datasets: dataset === null ? [] : [dataset.id],
+  };
 }
 
 async function checkDataset(request: DatasetRequest, context: CheckContext): Promise<CheckedRequest<"dataset_build">> {
@@ -136,9 +152,9 @@ async function confineAt(path: string, settings: Settings): Promise<void> {
   await at("/source/path", null, () => confine(path, settings.importRoots));
 }
 
-async function checkBackend(name: string | undefined, settings: Settings): Promise<void> {
+async function checkBackend(name: string | undefined, settings: Settings, pointer = "/backend"): Promise<void> {
   if (name === undefined || name === "auto") return;
-  await at("/backend", null, () => pickBackend(name, settings));
+  await at(pointer, null, () => pickBackend(name, settings));
 }
 
 /** Gives an error the pointer to the field it is about, and, where `code` is given, that code. */
@@ -147,7 +163,10 @@ async function at<T>(pointer: string, code: ErrorCode | null, work: () => T | Pr
     return await work();
   } catch (error) {
     if (!(error instanceof CodedError) || error.code === "store_unavailable") throw error;
-    const fields = [{ pointer, detail: error.message }];
+    // What reads a configuration knows which of its fields it is about.
+    const { field } = error.details;
+    const within = pointer.endsWith("/config") && typeof field === "string" ? `/${field}` : "";
+    const fields = [{ pointer: pointer + within, detail: error.message }];
     throw new CodedError(code ?? error.code, error.message, { fields, details: error.details, cause: error });
   }
 }

@@ -6,7 +6,7 @@ import type { ErrorRecord } from "../../ops/errors.ts";
 import type { WorkEvent } from "../../ops/events.ts";
 import type { GrowthPlanRequest } from "../../ops/growth/index.ts";
 import type { BlobLocation, ResolvedCheckpoint, TokenizerRef } from "../../ops/manifest.ts";
-import type { CompareWork, EvaluateWork, InitializeWork, TrainWork } from "../backends/work.ts";
+import type { CompareWork, EvaluateWork, FitWork, InitializeWork, TrainWork } from "../backends/work.ts";
 import type { LocalFile } from "../checkpoint/importers.ts";
 import type { DatasetBuildSource } from "../data/sources.ts";
 
@@ -15,6 +15,8 @@ export interface GrowWork {
   readonly source: ResolvedCheckpoint;
   readonly request: GrowthPlanRequest;
   readonly blobDir: string;
+  /** Grow the source's moments too. */
+  readonly growOptimizer?: boolean;
 }
 
 /** Makes a checkpoint of files; `random` is InitializeWork. */
@@ -47,6 +49,7 @@ export interface DatasetWork {
 
 export type ComputeRequest =
   | { readonly kind: "train"; readonly backend: string; readonly work: TrainWork }
+  | { readonly kind: "fit"; readonly backend: string; readonly work: FitWork }
   | { readonly kind: "evaluate"; readonly backend: string; readonly work: EvaluateWork }
   | { readonly kind: "compare"; readonly backend: string; readonly work: CompareWork }
   | { readonly kind: "initialize"; readonly work: InitializeWork }

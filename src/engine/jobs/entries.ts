@@ -90,7 +90,7 @@ function entryQueue(boss: PgBoss): EntryQueue {
   const attempt = ({ id, retryCount }: Entry) => ({ id, retryCount });
   return {
     async enqueue(handle, job, delayMs) {
-      const lane = laneOf(job.kind);
+      const lane = laneOf(job);
       const startAfter = delayMs > 0 ? { startAfter: new Date(Date.now() + delayMs) } : {};
       const db = fromDrizzle(handle.tx, handle.sql);
       const id = await boss.send(queueName(lane), { job: job.id }, { db, ...startAfter });
@@ -120,7 +120,9 @@ function entryQueue(boss: PgBoss): EntryQueue {
   };
 }
 
-function laneOf(kind: string): Lane {
+/** A growth that learns trains, and so waits for trainings. */
+function laneOf({ kind, request }: Parameters<Enqueue>[1]): Lane {
+  if (kind === "growth" && request?.["operator"] === "learn") return "compute";
   const lane = Object.hasOwn(laneOfKind, kind) ? laneOfKind[kind as JobKind] : undefined;
   if (!lane) throw new Error(`no lane for jobs of kind ${kind}`);
   return lane;

@@ -3,62 +3,71 @@
  * source's bytes, so a growth that only copies writes nothing and takes no longer than its list of tensors.
  */
 import { formatLlamaConfig } from "../../ops/architectures/llamaConfig.ts";
-import type { GrowthPlan } from "../../ops/growth/index.ts";
-import { CodedError, invariant } from "../../ops/errors.ts";
-import type { CheckpointManifest, JsonObject, OptimizerRef } from "../../ops/manifest.ts";
+import type { GrowthPlan, GrowthPlanRequest, PlannedTensor } from "../../ops/growth/index.ts";
+import { CodedError } from "../../ops/errors.ts";
+import type { CheckpointManifest, GrownParts, GrowthMask, JsonObject, OptimizerRef } from "../../ops/manifest.ts";
 import type { TensorRef } from "../../ops/tensor.ts";
 import type { CompareResult } from "../backends/work.ts";
+import { targetTensors } from "./growTensors.ts";
 import type { GrowthRequest } from "./requests.ts";
+
+/** @returns what a plan is made from; the rest of the request is about the job. */
+export function growthFields({ operator, axis, factor, params, seed }: GrowthRequest): GrowthPlanRequest {
+  return {
+    ...(operator === undefined ? {} : { operator }),
+    ...(axis === undefined ? {} : { axis }),
+    ...(factor === undefined ? {} : { factor }),
+    ...(params === undefined ? {} : { params }),
+    seed: seed ?? 0,
+  };
+}
 
 /** @returns whether anything has to be written. */
 export function buildsTensors(plan: GrowthPlan): boolean {
   return plan.tensors.some(({ recipe }) => recipe.type === "build" && recipe.sameAs === undefined);
 }
 
-/** @param built the tensors made by growTensors.ts */
+/**
+ * @param built the tensors made by growTensors.ts
+ * @param optimizer the grown moments, or null where they are dropped
+ */
 export function grownManifest(
   source: CheckpointManifest,
   plan: GrowthPlan,
   built: readonly TensorRef[],
-  optimizerState: "drop" | "grow",
+  optimizer: OptimizerRef | null,
 ): CheckpointManifest {
   return {
     architecture: source.architecture,
     config: plan.targetConfig,
     configJson: formatLlamaConfig(plan.targetConfig, source.configJson),
-    tensors: targetTensors(plan, source.tensors, built),
+    tensors: targetTensors(plan.tensors, source.tensors, built),
     files: source.files,
     original: null,
-    optimizer: optimizerState === "grow" ? grownOptimizer(source.optimizer, plan) : null,
+    optimizer,
     ...(source.tokenizer === undefined ? {} : { tokenizer: source.tokenizer }),
+    ...(plan.growthMask ? { growthMask: plan.growthMask } : {}),
+    grown: grownParts(plan),
   };
 }
 
-function targetTensors(plan: GrowthPlan, source: readonly TensorRef[], built: readonly TensorRef[]): TensorRef[] {
-  const sources = new Map(source.map((tensor) => [tensor.name, tensor]));
-  const targets = new Map(built.map((tensor) => [tensor.name, tensor]));
-  for (const { info, recipe } of plan.tensors) {
-    if (recipe.type === "build" && recipe.sameAs === undefined) continue;
-    const origin = recipe.type === "copy" ? sources.get(recipe.source) : targets.get(recipe.sameAs ?? "");
-    invariant(origin, `the plan's ${info.name} has an origin`);
-    targets.set(info.name, { ...origin, name: info.name });
-  }
-  return plan.tensors.map(({ info }) => {
-    const tensor = targets.get(info.name);
-    invariant(tensor, `the plan's ${info.name} was made`);
-    return tensor;
-  });
-}
-
-/** A copied weight brings its moments along; checks.ts has refused plans that build weights. */
-function grownOptimizer(source: OptimizerRef | null, plan: GrowthPlan): OptimizerRef | null {
-  if (source === null) return null;
-  const grow = (moments: readonly TensorRef[]): TensorRef[] => targetTensors(plan, moments, []);
-  return { ...source, firstMoments: grow(source.firstMoments), secondMoments: grow(source.secondMoments) };
+/** What the growth added, for trainings of just that. */
+function grownParts(plan: GrowthPlan): GrownParts {
+  const added = new Set(plan.newLayers);
+  const isNew = ({ info, recipe }: PlannedTensor): boolean => {
+    const layer = /^model\.layers\.([0-9]+)\./.exec(info.name)?.[1];
+    return recipe.type === "build" || (layer !== undefined && added.has(Number(layer)));
+  };
+  return { layers: [...plan.newLayers], tensors: plan.tensors.filter(isNew).map(({ info }) => info.name) };
 }
 
 /** What was measured, or why nothing was. */
 export type Verification = { readonly measured: CompareResult } | { readonly skipped: string };
+
+/** The mask as it stands in receipts. */
+function presentMask(mask: GrowthMask | null): JsonObject | null {
+  return mask && { step: mask.step, ramp_steps: mask.rampSteps, stages: mask.stages };
+}
 
 /** @returns what the growth did, for the checkpoint and the job's result. */
 export function growthReceipt(
@@ -85,6 +94,7 @@ export function growthReceipt(
     probe_tokens: measured?.probeTokens ?? null,
     layer_map: [...plan.layerMap],
     new_layers: [...plan.newLayers],
+    growth_mask: presentMask(plan.growthMask ?? null),
     connection_rate: plan.connectionRate,
     growth_factor: plan.growthFactor,
     num_parameters: plan.numParameters,

@@ -4,20 +4,29 @@
  */
 import type { NewBlob, WorkEvent } from "../../ops/events.ts";
 import type { Backend } from "../backends/backend.ts";
+import type { KernelVariant } from "../kernels/wasm/variants.ts";
 import type { ComputeRequest, ImportWork } from "./computeProtocol.ts";
 import { progressStream } from "./progressStream.ts";
 
 export interface PerformOptions {
   readonly threads: number;
+  /** The build of the wasm kernels to insist on; null for the fastest that runs. */
+  readonly kernels: KernelVariant | null;
   readonly signal: AbortSignal;
 }
 
 /** @throws whatever the work throws; CodedErrors are meant for the user */
 export async function* performWork(request: ComputeRequest, options: PerformOptions): AsyncGenerator<WorkEvent> {
-  const { signal, threads } = options;
+  const { signal, threads, kernels } = options;
+  const backend = async (name: string): Promise<Backend> =>
+    (await import("../backends/index.ts")).getBackend(name, { threads, variant: kernels });
   switch (request.kind) {
     case "train":
       return yield* (await backend(request.backend)).train(request.work, signal);
+    case "fit": {
+      const { fitGrowth } = await import("./fitGrowth.ts");
+      return yield* fitGrowth(await backend(request.backend), request.work, signal);
+    }
     case "evaluate":
       return yield* (await backend(request.backend)).evaluate(request.work, signal);
     case "compare":
@@ -37,7 +46,7 @@ export async function* performWork(request: ComputeRequest, options: PerformOpti
       return yield* progressStream("building tensors", signal, async (onProgress) => {
         const built = await growTensors(request.work, { signal, onProgress: (done, all) => onProgress(done / all) });
         const blobs: NewBlob[] = built.blob === null ? [] : [built.blob];
-        return { result: built.tensors, blobs };
+        return { result: built, blobs: [...blobs, ...(built.optimizer?.blobs ?? [])] };
       });
     }
     case "import":
@@ -55,11 +64,6 @@ export async function* performWork(request: ComputeRequest, options: PerformOpti
       });
     }
   }
-}
-
-async function backend(name: string): Promise<Backend> {
-  const { getBackend } = await import("../backends/index.ts");
-  return getBackend(name);
 }
 
 async function* importWork(work: ImportWork, signal: AbortSignal): AsyncGenerator<WorkEvent> {

@@ -21,8 +21,9 @@ export interface ImportRequest {
 
 export interface GrowthRequest {
   checkpoint: string;
-  operator: string;
-  axis: "depth" | "width";
+  /** Operator and axis are left out where `params.steps` gives those of each step. */
+  operator?: string;
+  axis?: "depth" | "width";
   factor?: number;
   params?: JsonObject;
   seed?: number;
@@ -76,6 +77,9 @@ export interface TrainingRequest {
   validation_tokens?: number;
   save_every_tokens?: number;
   keep_optimizer_state?: boolean;
+  /** What to do with the checkpoint's moments; gone on from where it has them, unless given. */
+  optimizer_state?: "continue" | "restart";
+  trainable?: TrainableChoice;
   name?: string;
   metadata?: JsonObject;
 }
@@ -89,6 +93,9 @@ export interface EvaluationRequest {
   backend?: string;
   bootstrap_iterations?: number;
 }
+
+/** Which tensors a training changes: all, what the last growth added, or those that name patterns (`*`) match. */
+export type TrainableChoice = "all" | "new_layers" | "new_parameters" | string[];
 
 /** Kind of job -> what it is asked. */
 export interface JobRequests {

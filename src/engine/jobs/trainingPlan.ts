@@ -9,6 +9,7 @@ import type { ResolvedCheckpoint, ResolvedDataset } from "../../ops/manifest.ts"
 import type { TrainWork } from "../backends/work.ts";
 import type { CheckpointRow, DatasetRow } from "../store/types.ts";
 import type { TrainingRequest } from "./requests.ts";
+import { trainableTensors } from "./trainable.ts";
 
 const defaults = {
   learningRate: 3e-4,
@@ -58,6 +59,10 @@ export function checkTraining(request: TrainingRequest, checkpoint: CheckpointRo
       `has ${data.numTokens} training tokens, fewer than one sequence of ${sequenceLength} needs`,
     );
   }
+  if (request.optimizer_state === "continue" && checkpoint.manifest.optimizer === null) {
+    throw refuse("/optimizer_state", `is continue, but ${checkpoint.id} has no optimizer state`);
+  }
+  trainableTensors(request.trainable ?? "all", checkpoint.manifest);
   const { betas } = request.optimizer ?? {};
   if (betas !== undefined && (betas.length !== 2 || betas.some((beta) => !(beta >= 0 && beta < 1)))) {
     throw refuse("/optimizer/betas", "wanted two numbers from 0 to below 1");
@@ -86,6 +91,7 @@ export function planTraining(inputs: TrainingInputs): TrainWork {
   const runSteps = Math.ceil(request.tokens / request.batch_tokens);
   const totalSteps = schedule.total_steps ?? runSteps;
   const type = schedule.type ?? "cosine";
+  const trainable = trainableTensors(request.trainable ?? "all", checkpoint.manifest);
   const hasValidation = dataset.manifest.numValidationTokens > request.sequence_length;
   return {
     ...{ checkpoint, dataset, resume, blobDir, saveEveryMs, memoryBytes },
@@ -115,5 +121,7 @@ export function planTraining(inputs: TrainingInputs): TrainWork {
     validationTokens: request.validation_tokens ?? defaults.validationTokens,
     saveEveryTokens: request.save_every_tokens ?? null,
     keepOptimizerState: request.keep_optimizer_state ?? false,
+    restartOptimizer: request.optimizer_state === "restart",
+    ...(trainable === null ? {} : { trainable }),
   };
 }

@@ -5,11 +5,12 @@
 import { CodedError } from "../../ops/errors.ts";
 import type { Kernels } from "./kernels.ts";
 import { referenceKernels } from "./reference.ts";
+import type { KernelVariant } from "./wasm/variants.ts";
 
 export { referenceKernels };
 
-/** `auto`: the fastest that loads. The others are for tests and for finding out what is wrong. */
-export type KernelChoice = "auto" | "reference" | "wasm-simd";
+/** `auto`: the fastest that loads without a library of the machine. The others are loaded or refused. */
+export type KernelChoice = "auto" | "reference" | "wasm-simd" | "native";
 
 export interface LoadedKernels {
   readonly kernels: Kernels;
@@ -17,31 +18,46 @@ export interface LoadedKernels {
   readonly fallbackReason: string | null;
 }
 
-/** Faster kernels by tfjs backend. The module is imported when it is asked for. */
-const fasterKernels: Readonly<Record<string, { choice: KernelChoice; load: () => Promise<Kernels> }>> = {
-  wasm: {
-    choice: "wasm-simd",
-    load: async () => (await import("./wasm/createWasmKernels.ts")).createWasmKernels(),
-  },
+/** A build of the wasm kernels to insist on; null or absent for the fastest that runs. */
+type Variant = KernelVariant | null | undefined;
+type Loader = (variant: Variant) => Promise<Kernels>;
+
+/** Faster kernels by tfjs backend, the one that `auto` takes first. Modules are imported when they are asked for. */
+const fasterKernels: Readonly<Record<string, readonly { choice: KernelChoice; load: Loader }[]>> = {
+  wasm: [
+    {
+      choice: "wasm-simd",
+      load: async (variant) =>
+        (await import("./wasm/createWasmKernels.ts")).createWasmKernels(variant ? { variant } : {}),
+    },
+    {
+      choice: "native",
+      load: async (variant) =>
+        (await import("./native/createNativeKernels.ts")).createNativeKernels(variant ? { variant } : {}),
+    },
+  ],
 };
 
 /**
  * Kernels for the tfjs backend that is active now.
- * @throws backend_unavailable when `choice` names kernels that this backend has not, or that do not load
+ * @throws backend_unavailable when `choice` or `variant` names kernels that this backend has not, or that do not load
  */
-export async function kernelsFor(backend: string, choice: KernelChoice = "auto"): Promise<LoadedKernels> {
-  const faster = Object.hasOwn(fasterKernels, backend) ? fasterKernels[backend] : undefined;
-  if (choice === "reference" || (choice === "auto" && !faster)) {
+export async function kernelsFor(
+  backend: string,
+  choice: KernelChoice = "auto",
+  variant?: Variant,
+): Promise<LoadedKernels> {
+  const own = (Object.hasOwn(fasterKernels, backend) ? fasterKernels[backend] : undefined) ?? [];
+  const found = choice === "auto" ? own[0] : own.find((entry) => entry.choice === choice);
+  if (choice === "reference" || (choice === "auto" && !found)) {
     return { kernels: referenceKernels, fallbackReason: null };
   }
-  if (!faster || (choice !== "auto" && choice !== faster.choice)) {
-    throw new CodedError("backend_unavailable", `kernels ${choice} do not run on the ${backend} backend`);
-  }
+  if (!found) throw new CodedError("backend_unavailable", `kernels ${choice} do not run on the ${backend} backend`);
   try {
-    return { kernels: await faster.load(), fallbackReason: null };
+    return { kernels: await found.load(variant), fallbackReason: null };
   } catch (cause) {
-    const reason = `kernels ${faster.choice} did not load: ${cause instanceof Error ? cause.message : String(cause)}`;
-    if (choice !== "auto") throw new CodedError("backend_unavailable", reason, { cause });
+    const reason = `kernels ${found.choice} did not load: ${cause instanceof Error ? cause.message : String(cause)}`;
+    if (choice !== "auto" || variant) throw new CodedError("backend_unavailable", reason, { cause });
     return { kernels: referenceKernels, fallbackReason: reason };
   }
 }

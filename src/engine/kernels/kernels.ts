@@ -64,6 +64,12 @@ export interface Kernels {
    */
   crossEntropy(x_RD: tf.Tensor2D, head_VD: tf.Tensor2D, targets_R: tf.Tensor1D): tf.Scalar;
 
+  /**
+   * Overwrites positions at .. at + T - 1 of `target`, in place, with sequence `index` of `source`. Nothing else may
+   * hold the target's bytes. A backend whose tensors cannot be changed leaves it out.
+   */
+  writePositions?(target_1SKH: tf.Tensor4D, at: number, source_BTKH: tf.Tensor4D, index: number): void;
+
   /** One AdamW update, in place on the three variables (`m` and `v`: first and second moments). */
   adamw(weight: tf.Variable, grad: tf.Tensor, m: tf.Variable, v: tf.Variable, step: AdamwStep): void;
 

@@ -7,12 +7,13 @@
  * A cache is filled by the model alone: one `append` for each layer, then one `advance`.
  */
 import * as tf from "@tensorflow/tfjs";
+import type { Kernels } from "../kernels/kernels.ts";
 
 /** Capacity is a multiple of this many positions. */
 const capacityStep = 64;
 
 interface Layer {
-  /** [1, capacity, K, H]; position `length` and beyond hold zeros. */
+  /** [1, capacity, K, H]; what lies at position `length` and beyond means nothing. */
   readonly keys: tf.Tensor4D;
   readonly values: tf.Tensor4D;
 }
@@ -36,13 +37,27 @@ export class KvCache {
   }
 
   /**
-   * Puts the keys and values of new positions, [1, T, K, H] each, behind those held.
+   * Puts the keys and values of new positions, [B, T, K, H] each, behind those held.
+   * @param sequence the one of the B that is this cache's
+   * @param kernels write in place where they can and there is room; else everything is copied
    * @returns what attention may read, [1, S >= length + T, K, H] each; owned by the cache
    */
-  append(layer: number, k_1TKH: tf.Tensor4D, v_1TKH: tf.Tensor4D): { k_1SKH: tf.Tensor4D; v_1SKH: tf.Tensor4D } {
+  append(
+    layer: number,
+    k_BTKH: tf.Tensor4D,
+    v_BTKH: tf.Tensor4D,
+    sequence = 0,
+    kernels: Pick<Kernels, "writePositions"> = {},
+  ): { k_1SKH: tf.Tensor4D; v_1SKH: tf.Tensor4D } {
     const before = this.#layers[layer] ?? null;
-    const keys = extended(before?.keys ?? null, k_1TKH, this.#length);
-    const values = extended(before?.values ?? null, v_1TKH, this.#length);
+    const { writePositions } = kernels;
+    if (before && writePositions && this.#length + k_BTKH.shape[1] <= before.keys.shape[1]) {
+      writePositions(before.keys, this.#length, k_BTKH, sequence);
+      writePositions(before.values, this.#length, v_BTKH, sequence);
+      return { k_1SKH: before.keys, v_1SKH: before.values };
+    }
+    const keys = extended(before?.keys ?? null, k_BTKH, sequence, this.#length);
+    const values = extended(before?.values ?? null, v_BTKH, sequence, this.#length);
     before?.keys.dispose();
     before?.values.dispose();
     this.#layers[layer] = { keys, values };
@@ -71,15 +86,21 @@ export class KvCache {
   }
 }
 
-/** @returns the first `length` positions of `held`, then `added`, then zeros up to the capacity; kept. */
-function extended(held: tf.Tensor4D | null, added: tf.Tensor4D, length: number): tf.Tensor4D {
+/** @returns sequence `index` of a batch, [1, T, N, H]. */
+export function sequenceOf(x_BTNH: tf.Tensor4D, index: number): tf.Tensor4D {
+  const [batch, length, heads, headDim] = x_BTNH.shape;
+  return batch === 1 ? x_BTNH : tf.slice(x_BTNH, [index, 0, 0, 0], [1, length, heads, headDim]);
+}
+
+/** @returns the first `length` positions of `held`, then those of the sequence, then zeros to the capacity; kept. */
+function extended(held: tf.Tensor4D | null, added: tf.Tensor4D, sequence: number, length: number): tf.Tensor4D {
   const [, positions, heads, headDim] = added.shape;
   const used = length + positions;
   const capacity = Math.ceil(used / capacityStep) * capacityStep;
   return tf.tidy(() => {
-    const parts: tf.Tensor4D[] = [added];
+    const parts: tf.Tensor4D[] = [sequenceOf(added, sequence)];
     if (held && length > 0) parts.unshift(tf.slice(held, [0, 0, 0, 0], [1, length, heads, headDim]));
     if (capacity > used) parts.push(tf.zeros([1, capacity - used, heads, headDim]));
-    return tf.keep(parts.length === 1 ? tf.clone(added) : tf.concat(parts, 1));
+    return tf.keep(parts.length === 1 ? tf.clone(parts[0] as tf.Tensor4D) : tf.concat(parts, 1));
   });
 }

@@ -15,6 +15,7 @@
 import * as tf from "@tensorflow/tfjs";
 import type { LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import type { Kernels, RopeTables } from "../kernels/kernels.ts";
+import { sequenceOf } from "./kvCache.ts";
 import type { KvCache } from "./kvCache.ts";
 import { ropeAngles } from "./ropeTables.ts";
 
@@ -86,7 +87,7 @@ interface Run {
 }
 
 /** x + attention(norm(x)), then that + mlp(norm(that)). */
-function block(run: Run, layer: number, x_RD: tf.Tensor2D, tables: readonly RopeTables[]): tf.Tensor2D {
+function block(run: Run, layer: number, x_RD: tf.Tensor2D, tables: RopeTables): tf.Tensor2D {
   const { kernels, config, weights } = run;
   const prefix = `model.layers.${layer}.`;
   return tf.tidy(() => {
@@ -98,7 +99,7 @@ function block(run: Run, layer: number, x_RD: tf.Tensor2D, tables: readonly Rope
   });
 }
 
-function attention(run: Run, layer: number, x_RD: tf.Tensor2D, tables: readonly RopeTables[]): tf.Tensor2D {
+function attention(run: Run, layer: number, x_RD: tf.Tensor2D, tables: RopeTables): tf.Tensor2D {
   const { kernels, config, batch, length, caches } = run;
   const prefix = `model.layers.${layer}.self_attn.`;
   const heads = (name: string, count: number): tf.Tensor4D =>
@@ -106,13 +107,20 @@ function attention(run: Run, layer: number, x_RD: tf.Tensor2D, tables: readonly 
   const q_BTNH = heads("q_proj", config.numAttentionHeads);
   const k_BTKH = heads("k_proj", config.numKeyValueHeads);
   const v_BTKH = heads("v_proj", config.numKeyValueHeads);
-  const turned = (x: tf.Tensor4D): tf.Tensor4D => kernels.rope(x, tableAt(tables, 0));
+  const [turnedQ_BTNH, turnedK_BTKH] = [turned(run, q_BTNH, tables), turned(run, k_BTKH, tables)];
   const mixed_BTNH = caches
-    ? cachedAttention(run, caches, layer, { q_BTNH, k_BTKH, v_BTKH }, tables)
-    : kernels.causalAttention(turned(q_BTNH), turned(k_BTKH), v_BTKH, 0);
+    ? cachedAttention(run, caches, layer, { q_BTNH: turnedQ_BTNH, k_BTKH: turnedK_BTKH, v_BTKH })
+    : kernels.causalAttention(turnedQ_BTNH, turnedK_BTKH, v_BTKH, 0);
   const width = config.numAttentionHeads * config.headDim;
   const mixed_RO = tf.reshape(mixed_BTNH, [batch * length, width]) as tf.Tensor2D;
   return project(run, `${prefix}o_proj`, mixed_RO, config.attentionBias);
+}
+
+/** With caches each row of the batch has a position of its own, so that all of them are turned as one sequence. */
+function turned({ kernels, caches }: Run, x_BTNH: tf.Tensor4D, tables: RopeTables): tf.Tensor4D {
+  const [b, t, n, h] = x_BTNH.shape;
+  if (!caches || b === 1) return kernels.rope(x_BTNH, tables);
+  return tf.reshape(kernels.rope(tf.reshape(x_BTNH, [1, b * t, n, h]), tables), [b, t, n, h]);
 }
 
 /** Attention of each sequence over its own past: sequences of a batch may have got to different positions. */
@@ -121,15 +129,11 @@ function cachedAttention(
   caches: readonly KvCache[],
   layer: number,
   { q_BTNH, k_BTKH, v_BTKH }: { q_BTNH: tf.Tensor4D; k_BTKH: tf.Tensor4D; v_BTKH: tf.Tensor4D },
-  tables: readonly RopeTables[],
 ): tf.Tensor4D {
   const { kernels, batch } = run;
-  const row = (x: tf.Tensor4D, b: number): tf.Tensor4D =>
-    batch === 1 ? x : tf.slice(x, [b, 0, 0, 0], [1, x.shape[1], x.shape[2], x.shape[3]]);
   const mixed = caches.map((cache, b) => {
-    const k_1TKH = kernels.rope(row(k_BTKH, b), tableAt(tables, b));
-    const { k_1SKH, v_1SKH } = cache.append(layer, k_1TKH, row(v_BTKH, b));
-    return kernels.causalAttention(kernels.rope(row(q_BTNH, b), tableAt(tables, b)), k_1SKH, v_1SKH, cache.length);
+    const { k_1SKH, v_1SKH } = cache.append(layer, k_BTKH, v_BTKH, b, kernels);
+    return kernels.causalAttention(sequenceOf(q_BTNH, b), k_1SKH, v_1SKH, cache.length);
   });
   return batch === 1 ? (mixed[0] as tf.Tensor4D) : tf.concat(mixed, 0);
 }
@@ -148,19 +152,21 @@ function project({ kernels, weights }: Run, name: string, x_RI: tf.Tensor2D, bia
   return bias ? kernels.linear(x_RI, w_OI, vector(weights, `${name}.bias`)) : kernels.linear(x_RI, w_OI);
 }
 
-/** One pair of tables for all sequences, or, with caches, one for each. */
-function ropeTables({ config, length, caches }: Run): RopeTables[] {
+/** The angles of positions 0 .. length - 1, or, with caches, of all rows of the batch. */
+function ropeTables({ config, length, caches }: Run): RopeTables {
   const offsets = caches ? caches.map((cache) => cache.length) : [0];
-  return offsets.map((offset) => {
-    const { cos, sin, half } = ropeAngles(config, offset, length);
-    return { cos: tf.tensor2d(cos, [length, half]), sin: tf.tensor2d(sin, [length, half]) };
-  });
-}
-
-function tableAt(tables: readonly RopeTables[], index: number): RopeTables {
-  const table = tables[index];
-  if (!table) throw new Error(`invariant: no rope table for sequence ${index}`);
-  return table;
+  const half = config.headDim / 2;
+  const [cos, sin] = [
+    new Float32Array(offsets.length * length * half),
+    new Float32Array(offsets.length * length * half),
+  ];
+  for (const [i, offset] of offsets.entries()) {
+    const angles = ropeAngles(config, offset, length);
+    cos.set(angles.cos, i * length * half);
+    sin.set(angles.sin, i * length * half);
+  }
+  const shape: [number, number] = [offsets.length * length, half];
+  return { cos: tf.tensor2d(cos, shape), sin: tf.tensor2d(sin, shape) };
 }
 
 function headMatrix(config: LlamaConfig, weights: Weights): tf.Tensor2D {

@@ -4,11 +4,13 @@
  * exactly. Names stay those of Hugging Face, so nothing is converted.
  */
 import * as tf from "@tensorflow/tfjs";
+import { maskOfNames, maskedValues } from "../../ops/growth/index.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import { readTensors } from "../checkpoint/tensorReader.ts";
 
 /**
- * Loads the tensors of a checkpoint, or those for which `only` says so.
+ * Loads the tensors of a checkpoint, or those for which `only` says so. While a random growth is faded in they are
+ * masked, which is what such a model computes with.
  * @returns float32 tensors under their Hugging Face names; `disposeWeights` gives them back
  * @throws checkpoint_corrupt, source_changed
  */
@@ -18,10 +20,13 @@ export async function loadWeights(
 ): Promise<Map<string, tf.Tensor>> {
   const { only } = options;
   const wanted = checkpoint.manifest.tensors.filter(({ name }) => only === undefined || only(name));
+  const maskOf = maskOfNames(checkpoint.manifest);
   const weights = new Map<string, tf.Tensor>();
   try {
     for await (const { info, values } of readTensors(checkpoint.blobs, wanted)) {
-      weights.set(info.name, tf.tensor(values, [...info.shape], "float32"));
+      const mask = maskOf(info.name);
+      const computed = mask === null ? values : maskedValues(values, info.shape, mask);
+      weights.set(info.name, tf.tensor(computed, [...info.shape], "float32"));
     }
   } catch (error) {
     disposeWeights(weights);

@@ -16,7 +16,7 @@ type FullRow = typeof jobs.$inferSelect;
 /** Writes the queue entry and names it in the row. */
 export async function enqueueJob(tx: Database, row: JobRow, enqueue: Enqueue, delayMs: number): Promise<JobRow> {
   const handle = { tx: tx as unknown as Parameters<Enqueue>[0]["tx"], sql: sql as Parameters<Enqueue>[0]["sql"] };
-  const queueEntry = await enqueue(handle, { id: row.id, kind: row.kind }, delayMs);
+  const queueEntry = await enqueue(handle, { id: row.id, kind: row.kind, request: row.request }, delayMs);
   const [changed] = await tx.update(jobs).set({ queueEntry }).where(eq(jobs.id, row.id)).returning();
   return changed as JobRow;
 }

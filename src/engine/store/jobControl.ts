@@ -13,8 +13,10 @@ import type { JobWriter } from "./jobTypes.ts";
 import { jobs } from "./schema.ts";
 import type { JobRow } from "./types.ts";
 
-/** Kinds that can stop at a resume point. */
-const pausable = new Set(["training"]);
+/** Whether the job can stop at a resume point: it trains. */
+function isPausable({ kind, request }: JobRow): boolean {
+  return kind === "training" || (kind === "growth" && request["operator"] === "learn");
+}
 
 const ended = new Set(["succeeded", "failed", "cancelled"]);
 
@@ -40,8 +42,8 @@ export function createJobControl(db: Database, changes: Changes): Pick<JobWriter
       }),
     pause: (id) =>
       steer(id, async (tx, row) => {
-        if (!pausable.has(row.kind)) {
-          throw new CodedError("conflict", `${id} is a ${row.kind}; only a training can be paused`);
+        if (!isPausable(row)) {
+          throw new CodedError("conflict", `${id} is a ${row.kind}; only a training, or a growth that learns, can be paused`);
         }
         assertGoing(row, "paused");
         if (row.status === "paused") return row;

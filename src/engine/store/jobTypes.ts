@@ -29,7 +29,7 @@ export interface TransactionHandle {
 /** Writes the queue entry of a job within a transaction. @returns the entry's id */
 export type Enqueue = (
   handle: TransactionHandle,
-  job: { id: string; kind: string },
+  job: { id: string; kind: string; request?: JsonObject },
   delayMs: number,
 ) => Promise<string>;
 

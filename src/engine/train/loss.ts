@@ -20,11 +20,16 @@ export interface MicroBatch {
   readonly length: number;
 }
 
+/** The model's weights as a differentiable function of other tensors. */
+export type DeriveWeights = (trained: Weights) => Weights;
+
 /** What is computed with. */
 export interface Model {
   readonly kernels: Kernels;
   readonly config: LlamaConfig;
+  /** What is trained: the model's weights, or what `derive` makes them of. */
   readonly weights: Weights;
+  readonly derive?: DeriveWeights;
 }
 
 /**
@@ -54,12 +59,13 @@ export function countTargets(targets: Int32Array): number {
  *   all of them
  */
 export function lossAndGradients(model: Model, batch: MicroBatch): { loss: tf.Scalar; grads: tf.Tensor[] } {
-  const { kernels, config, weights } = model;
+  const { kernels, config, weights, derive } = model;
   const names = [...weights.keys()];
   return tf.tidy(() => {
     const compute = (...tensors: tf.Tensor[]): tf.Scalar => {
       const named = new Map(names.map((name, i) => [name, tensors[i] as tf.Tensor]));
-      const loss = lossSum(kernels, config, named, batch.ids, batch.targets, batch.sequences, batch.length);
+      const used = derive ? derive(named) : named;
+      const loss = lossSum(kernels, config, used, batch.ids, batch.targets, batch.sequences, batch.length);
       freeTapeAsUsed();
       return loss;
     };
@@ -70,8 +76,11 @@ export function lossAndGradients(model: Model, batch: MicroBatch): { loss: tf.Sc
 
 /** @returns the summed loss, without gradients. */
 export async function batchLoss(model: Model, batch: MicroBatch): Promise<number> {
-  const { kernels, config, weights } = model;
-  const loss = lossSum(kernels, config, weights, batch.ids, batch.targets, batch.sequences, batch.length);
+  const { kernels, config, weights, derive } = model;
+  const loss = tf.tidy(() => {
+    const used = derive ? derive(weights) : weights;
+    return lossSum(kernels, config, used, batch.ids, batch.targets, batch.sequences, batch.length);
+  });
   const value = (await loss.data())[0] as number;
   loss.dispose();
   return value;

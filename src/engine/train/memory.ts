@@ -15,7 +15,7 @@ const slabElements = 1 << 22;
 /** Weights, two moments, the gradient of a micro-batch, and the sum of those before. */
 const copiesOfParameters = 5;
 /** Tokens of a micro-batch beyond which larger ones only cost memory. */
-const sensibleTokens = 4096;
+export const sensibleTokens = 4096;
 
 /**
  * Bytes of a training with `sequences` sequences of `length` tokens in a micro-batch. With P parameters,

@@ -1,8 +1,9 @@
 /**
  * Writing a training down and taking it up again, exactly: weights and moments go as float32, as they are
  * computed with, and the data stream by its position, so that a run stopped after any step ends with the bytes
- * it would have had. Weights and moments are separate blobs: a checkpoint that keeps no optimizer state then
- * keeps no bytes of it.
+ * it would have had. Tensors that are not trained are read from the checkpoint and never written: every state
+ * refers to the checkpoint's bytes. Weights and moments are separate blobs: a checkpoint that keeps no optimizer
+ * state then keeps no bytes of it.
  */
 import { stat } from "node:fs/promises";
 import * as tf from "@tensorflow/tfjs";
@@ -18,7 +19,8 @@ import { writeTensors } from "../checkpoint/writer.ts";
 import type { Kernels } from "../kernels/kernels.ts";
 import type { MomentValues } from "./adamw.ts";
 import { AdamW } from "./adamw.ts";
-import type { Run } from "./run.ts";
+import { deriveModel } from "./deriveModel.ts";
+import type { Progress, Run } from "./run.ts";
 
 type Blobs = Readonly<Record<string, BlobLocation>>;
 
@@ -29,36 +31,56 @@ type Blobs = Readonly<Record<string, BlobLocation>>;
  */
 export async function startRun(work: TrainWork, kernels: Kernels, microSequences: number): Promise<Run> {
   const { checkpoint, resume } = work;
-  const refs = resume?.weights ?? checkpoint.manifest.tensors;
-  const optimizer = resume?.optimizer ?? checkpoint.manifest.optimizer;
+  const { config, tensors: refs, growthMask } = checkpoint.manifest;
+  const isTrained = trainedNames(work);
+  const frozenRefs = refs.filter(({ name }) => !isTrained(name));
+  const trainedRefs = (resume?.weights ?? refs).filter(({ name }) => isTrained(name));
+  const own = work.restartOptimizer === true ? null : checkpoint.manifest.optimizer;
+  const optimizer = trainedMoments(resume?.optimizer ?? own, isTrained);
   const moments = optimizer ? [...optimizer.firstMoments, ...optimizer.secondMoments] : [];
-  const blobs = resume ? await locateBlobs(work.blobDir, [...refs, ...moments]) : checkpoint.blobs;
+  const blobs = resume ? await locateBlobs(work.blobDir, [...trainedRefs, ...moments]) : checkpoint.blobs;
   const weights = new Map<string, tf.Variable>();
+  const frozen = new Map<string, tf.Tensor>();
   try {
-    await eachTensor(refs, blobs, (name, tensor) => {
+    await eachTensor(trainedRefs, blobs, (name, tensor) => {
       weights.set(name, tf.variable(tensor, true));
       tensor.dispose();
     });
-    const ordered = new Map(checkpoint.manifest.tensors.map(({ name }) => [name, weightNamed(weights, name)]));
+    await eachTensor(frozenRefs, checkpoint.blobs, (name, tensor) => frozen.set(name, tensor));
+    const names = refs.map(({ name }) => name).filter(isTrained);
+    const ordered = new Map(names.map((name) => [name, weightNamed(weights, name)]));
+    const progress: Progress = {
+      step: resume?.step ?? 0,
+      tokens: resume?.tokens ?? 0,
+      position: resume?.position ?? work.skipTokens,
+      lastLoss: resume?.lastLoss ?? null,
+      lastValidationLoss: resume?.lastValidationLoss ?? null,
+      lastValidationStep: resume?.lastValidationStep ?? null,
+    };
+    const derive = deriveModel({ config, frozen, mask: growthMask ?? null, progress });
     return {
-      kernels,
-      config: checkpoint.manifest.config,
-      weights: ordered,
-      microSequences,
+      ...{ kernels, config, frozen, refs, microSequences, progress, weights: ordered },
+      ...(derive === null ? {} : { derive }),
       optimizer: await loadOptimizer(work, kernels, ordered, optimizer, blobs),
-      progress: {
-        step: resume?.step ?? 0,
-        tokens: resume?.tokens ?? 0,
-        position: resume?.position ?? work.skipTokens,
-        lastLoss: resume?.lastLoss ?? null,
-        lastValidationLoss: resume?.lastValidationLoss ?? null,
-        lastValidationStep: resume?.lastValidationStep ?? null,
-      },
     };
   } catch (error) {
-    tf.dispose([...weights.values()]);
+    tf.dispose([...weights.values(), ...frozen.values()]);
     throw error;
   }
+}
+
+function trainedNames({ trainable }: TrainWork): (name: string) => boolean {
+  if (trainable === undefined) return () => true;
+  const names = new Set(trainable);
+  return (name) => names.has(name);
+}
+
+/** Moments of tensors that do not change are neither loaded nor kept. */
+function trainedMoments(optimizer: OptimizerRef | null, isTrained: (name: string) => boolean): OptimizerRef | null {
+  if (optimizer === null) return null;
+  const firstMoments = optimizer.firstMoments.filter(({ name }) => isTrained(name));
+  const secondMoments = optimizer.secondMoments.filter(({ name }) => isTrained(name));
+  return { ...optimizer, firstMoments, secondMoments };
 }
 
 /**
@@ -80,7 +102,7 @@ export async function saveRun(
     tokens: progress.tokens,
     flops: trainingFlops(config, progress.tokens),
     position: progress.position,
-    weights: weights.tensors,
+    weights: withFrozen(run.refs, weights.tensors),
     optimizer: {
       type: "adamw",
       step: optimizer.step,
@@ -93,6 +115,12 @@ export async function saveRun(
     ...(progress.lastValidationStep === null ? {} : { lastValidationStep: progress.lastValidationStep }),
   };
   return { state, blobs: [weights, first, second].flatMap((written) => (written ? [written.blob] : [])) };
+}
+
+/** What was written, and the checkpoint's own references where nothing was. */
+function withFrozen(refs: readonly TensorRef[], written: readonly TensorRef[]): readonly TensorRef[] {
+  const byName = new Map(written.map((tensor) => [tensor.name, tensor]));
+  return refs.map((tensor) => byName.get(tensor.name) ?? tensor);
 }
 
 /** One file of float32 tensors, read back from the backend one at a time. */

@@ -4,8 +4,10 @@
  */
 import * as tf from "@tensorflow/tfjs";
 import type { LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
+import type { TensorRef } from "../../ops/tensor.ts";
 import type { Kernels } from "../kernels/kernels.ts";
 import type { AdamW } from "./adamw.ts";
+import type { DeriveWeights } from "./loss.ts";
 
 /** What has been done so far, in this job. */
 export interface Progress {
@@ -23,8 +25,14 @@ export interface Progress {
 export interface Run {
   readonly kernels: Kernels;
   readonly config: LlamaConfig;
-  /** In the order of the checkpoint's manifest: all sums over tensors go in this order. */
+  /** What changes, in the order of the checkpoint's manifest: all sums over tensors go in this order. */
   readonly weights: ReadonlyMap<string, tf.Variable>;
+  /** Given where `weights` are not the model's own but what those are made of. */
+  readonly derive?: DeriveWeights;
+  /** Tensors of the model that do not change, by name. */
+  readonly frozen: ReadonlyMap<string, tf.Tensor>;
+  /** Every tensor of the checkpoint, in its order: those that do not change keep these references. */
+  readonly refs: readonly TensorRef[];
   readonly optimizer: AdamW;
   /** Sequences computed at once; the order of float32 sums depends on it. */
   readonly microSequences: number;
@@ -33,5 +41,5 @@ export interface Run {
 
 export function disposeRun(run: Run): void {
   run.optimizer.dispose();
-  tf.dispose([...run.weights.values()]);
+  tf.dispose([...run.weights.values(), ...run.frozen.values()]);
 }

@@ -3,12 +3,12 @@
  * their global norm, applied. Nothing is changed until all of it is known to be finite, so a run that
  * diverges, or that is asked to stop in the middle of a batch, still holds the state of the update before.
  */
-import { setImmediate } from "node:timers/promises";
 import * as tf from "@tensorflow/tfjs";
 import { CodedError } from "../../ops/errors.ts";
 import type { AdamW } from "./adamw.ts";
+import type { GradientSource } from "./gradients.ts";
+import { localGradients } from "./gradients.ts";
 import type { MicroBatch, Model } from "./loss.ts";
-import { countTargets, lossAndGradients } from "./loss.ts";
 
 /** Keeps clipping from dividing by zero; torch's `clip_grad_norm_` uses the same. */
 const clipEps = 1e-6;
@@ -32,6 +32,7 @@ export interface StepOutcome {
 
 /**
  * @param batches all micro-batches of the update
+ * @param gradients computes with the model's weights; this thread unless given
  * @returns null when `signal` was aborted before the update was made; then nothing has changed
  * @throws diverged when loss or gradient is not finite; then nothing has changed either
  */
@@ -41,42 +42,22 @@ export async function trainStep(
   batches: AsyncIterable<MicroBatch>,
   settings: StepSettings,
   signal: AbortSignal,
+  gradients: GradientSource = localGradients(model),
 ): Promise<StepOutcome | null> {
-  let grads: tf.Tensor[] = [];
-  let lossTotal = 0;
-  let tokens = 0;
+  const sum = await gradients.sum(batches, signal);
+  if (!sum) return null;
+  const { grads, tokens } = sum;
   try {
-    for await (const batch of batches) {
-      // A turn of the event loop: an abort arrives as a message, and computing leaves no room for one.
-      await setImmediate();
-      if (signal.aborted) return null;
-      const part = lossAndGradients(model, batch);
-      grads = added(grads, part.grads);
-      lossTotal += (await part.loss.data())[0] as number;
-      part.loss.dispose();
-      tokens += countTargets(batch.targets);
-    }
     if (tokens === 0) throw new Error(`invariant: step ${settings.step} has no token to learn from`);
-    const loss = lossTotal / tokens;
+    const loss = sum.loss / tokens;
     const gradNorm = Math.sqrt(await model.kernels.sumOfSquares(grads)) / tokens;
     assertFinite(settings.step, loss, gradNorm);
     const clipFactor = settings.clip === null ? 1 : Math.min(1, settings.clip / (gradNorm + clipEps));
     optimizer.update(grads, settings.learningRate, clipFactor / tokens);
     return { loss, gradNorm, tokens };
   } finally {
-    tf.dispose(grads);
+    tf.dispose([...grads]);
   }
-}
-
-/** @returns sums of the two lists, which are disposed of; the second where the first is empty. */
-function added(sums: tf.Tensor[], grads: tf.Tensor[]): tf.Tensor[] {
-  if (sums.length === 0) return grads;
-  return sums.map((sum, i) => {
-    const grad = grads[i] as tf.Tensor;
-    const next = tf.add(sum, grad);
-    tf.dispose([sum, grad]);
-    return next;
-  });
 }
 
 function assertFinite(step: number, loss: number, gradNorm: number): void {

@@ -8,14 +8,17 @@
  */
 import type { MetricPoint, WorkEvent } from "../../ops/events.ts";
 import { CodedError } from "../../ops/errors.ts";
+import { isMasked } from "../../ops/growth/index.ts";
 import { trainingFlops } from "../../ops/planner/flops.ts";
 import type { TrainResult, TrainWork } from "../backends/work.ts";
 import { createBatchLoader } from "../data/loader.ts";
 import type { BatchLoader } from "../data/loader.ts";
 import type { Kernels } from "../kernels/kernels.ts";
-import type { MicroBatch } from "./loss.ts";
+import type { DeriveWeights, MicroBatch } from "./loss.ts";
 import { toMicroBatch } from "./loss.ts";
-import { chooseMicroBatch } from "./memory.ts";
+import type { GradientSource } from "./gradients.ts";
+import { localGradients } from "./gradients.ts";
+import { maskedBytes } from "./deriveModel.ts";
 import { Pace } from "./pace.ts";
 import { saveRun, startRun } from "./resume.ts";
 import type { Run } from "./run.ts";
@@ -23,6 +26,8 @@ import { disposeRun } from "./run.ts";
 import { learningRateAt } from "./schedule.ts";
 import { trainStep } from "./step.ts";
 import type { StepOutcome } from "./step.ts";
+import { planThreads } from "./threads.ts";
+import type { ThreadOptions, ThreadPlan } from "./threads.ts";
 import { validationLoss } from "./validate.ts";
 
 /** Progress is told no more often than this; metrics are told at every step. */
@@ -33,15 +38,18 @@ const leastValidationTokens = 2;
 export interface TrainOptions {
   /** Bytes the backend has for tensors, or null when unknown. */
   readonly memoryBytes: number | null;
+  /** Further threads to compute gradients with; absent for none. */
+  readonly threads?: ThreadOptions;
   /** Milliseconds from any origin. */
   readonly now?: () => number;
+  /** What is trained are not the weights of the configuration's model but tensors that they are made of. */
+  readonly derive?: DeriveWeights;
 }
 
 /** What follows from the request, once. */
-interface Plan {
+interface Plan extends ThreadPlan {
   readonly totalSteps: number;
   readonly sequences: number;
-  readonly microSequences: number;
 }
 
 /**
@@ -55,24 +63,28 @@ export async function* train(
   signal: AbortSignal,
   options: TrainOptions,
 ): AsyncGenerator<WorkEvent, void, undefined> {
-  const plan = planRun(work, options.memoryBytes);
+  const plan = planRun(work, options);
   const now = options.now ?? (() => performance.now());
-  const run = await startRun(work, kernels, plan.microSequences);
+  const started = await startRun(work, kernels, plan.microSequences);
+  const run: Run = options.derive ? { ...started, derive: options.derive } : started;
   let loader: BatchLoader | null = null;
+  let gradients: GradientSource = localGradients(run);
   try {
     yield { type: "log", level: "info", message: startMessage(work, plan, run) };
     const before = work.resume?.numerics?.kernels ?? kernels.name;
     if (sameBytes(before) !== sameBytes(kernels.name)) yield otherKernels(before, kernels.name);
     loader = createBatchLoader(work.dataset, { sequenceLength: work.sequenceLength, position: run.progress.position });
-    yield* loop(work, plan, run, loader, signal, now);
+    if (options.threads && plan.threads > 1) gradients = await options.threads.start(run, plan.threads);
+    yield* loop(work, plan, { run, gradients, loader }, signal, now);
   } finally {
+    await gradients.close();
     loader?.close();
     disposeRun(run);
   }
 }
 
 /** @throws unprocessable when the numbers do not fit each other or the model; model_too_large */
-function planRun(work: TrainWork, memoryBytes: number | null): Plan {
+function planRun(work: TrainWork, { memoryBytes, threads, derive }: TrainOptions): Plan {
   const { batchTokens, sequenceLength, tokens } = work;
   const { config } = work.checkpoint.manifest;
   if (batchTokens % sequenceLength !== 0) {
@@ -85,18 +97,31 @@ function planRun(work: TrainWork, memoryBytes: number | null): Plan {
   }
   const sequences = batchTokens / sequenceLength;
   const asked = work.microBatchSequences ?? work.resume?.numerics?.microBatchSequences ?? null;
-  const microSequences = chooseMicroBatch(config, sequences, sequenceLength, asked, memoryBytes);
-  return { totalSteps: Math.ceil(tokens / batchTokens), sequences, microSequences };
+  const batch = { sequences, length: sequenceLength, asked };
+  // Helper threads know the model's own weights only, not what others are derived from.
+  const derives = derive !== undefined || work.trainable !== undefined || isMasked(work.checkpoint.manifest);
+  const reservedBytes = isMasked(work.checkpoint.manifest) ? maskedBytes(config) : 0;
+  const available = memoryBytes === null ? null : Math.max(0, memoryBytes - reservedBytes);
+  const flops = trainingFlops(config, tokens);
+  const plan = planThreads(config, batch, flops, available, derives ? undefined : threads);
+  return { ...plan, totalSteps: Math.ceil(tokens / batchTokens), sequences };
+}
+
+/** What an update works with. */
+interface Means {
+  readonly run: Run;
+  readonly gradients: GradientSource;
+  readonly loader: BatchLoader;
 }
 
 async function* loop(
   work: TrainWork,
   plan: Plan,
-  run: Run,
-  loader: BatchLoader,
+  means: Means,
   signal: AbortSignal,
   now: () => number,
 ): AsyncGenerator<WorkEvent, void, undefined> {
+  const { run } = means;
   const { progress } = run;
   const pace = new Pace(now());
   let savedStep = progress.step;
@@ -105,7 +130,7 @@ async function* loop(
   while (progress.step < plan.totalSteps || owesValidation(work, plan, run)) {
     // A validation that was cut short by an abort is made up for before anything else.
     const late = owesValidation(work, plan, run);
-    const outcome = signal.aborted || late ? null : await update(work, plan, run, loader, signal);
+    const outcome = signal.aborted || late ? null : await update(work, plan, means, signal);
     if (outcome) pace.step(now());
     const validated = owesValidation(work, plan, run) && (await validate(work, plan, run, signal));
     if (!outcome && !validated) {
@@ -134,14 +159,13 @@ async function* loop(
 async function update(
   work: TrainWork,
   plan: Plan,
-  run: Run,
-  loader: BatchLoader,
+  { run, gradients, loader }: Means,
   signal: AbortSignal,
 ): Promise<StepOutcome | null> {
   const { progress } = run;
   const learningRate = learningRateAt(work.schedule, work.optimizer.learningRate, progress.step);
   const settings = { learningRate, clip: work.optimizer.clip, step: progress.step + 1 };
-  const outcome = await trainStep(run, run.optimizer, microBatches(loader, plan, run), settings, signal);
+  const outcome = await trainStep(run, run.optimizer, microBatches(loader, plan, run), settings, signal, gradients);
   if (!outcome) return null;
   progress.step++;
   progress.tokens += work.batchTokens;
@@ -233,13 +257,15 @@ function sameBytes(kernels: string): string {
 }
 
 function otherKernels(before: string, now: string): WorkEvent {
-  const message = `began with kernels ${before}, goes on with ${now}: the last bits may differ from an uninterrupted run`;
+  const kernels = `began with kernels ${before}, goes on with ${now}`;
+  const message = `${kernels}: the last bits may differ from an uninterrupted run`;
   return { type: "log", level: "warn", message };
 }
 
 function startMessage(work: TrainWork, plan: Plan, { kernels, progress, optimizer }: Run): string {
   const size = `${plan.sequences} x ${work.sequenceLength} tokens, ${plan.microSequences} sequences at once`;
+  const threads = plan.threads > 1 ? ` on each of ${plan.threads} threads` : "";
   const from = progress.step > 0 ? `resumed after step ${progress.step}` : "started";
   const moments = progress.step === 0 && optimizer.step > 0 ? `, optimizer state of ${optimizer.step} updates` : "";
-  return `training ${from}: ${plan.totalSteps} steps of ${size}, kernels ${kernels.name}${moments}`;
+  return `training ${from}: ${plan.totalSteps} steps of ${size}${threads}, kernels ${kernels.name}${moments}`;
 }

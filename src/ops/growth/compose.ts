@@ -5,6 +5,7 @@
  * Source: method section 7, "Useful growth beyond the paper"; invariant 30.
  */
 import type { TensorInfo } from "../tensor.ts";
+import type { Moments } from "./moments.ts";
 import {
   assemblePlan,
   type BuildRecipe,
@@ -39,9 +40,14 @@ export function composePlans(source: GrowthSource, first: GrowthPlan, second: Gr
     ),
     preservesFunction: bothPreserve(first.preservesFunction, second.preservesFunction),
     warnings: [...new Set([...first.warnings, ...second.warnings])],
+    growthMask: second.growthMask ?? null,
     recipeOf(spec) {
-      const { info, recipe } = planned.get(spec.name)!;
-      return { recipe: shared(joined(recipe, made), info, originOf(recipe, made), twins), dtype: info.dtype };
+      const { info, recipe, moments } = planned.get(spec.name)!;
+      return {
+        recipe: shared(joined(recipe, made), info, originOf(recipe, made), twins),
+        dtype: info.dtype,
+        moments: joinedMoments(moments, made),
+      };
     },
   });
 }
@@ -55,6 +61,27 @@ function bothPreserve(one: Preservation, two: Preservation): Preservation {
 }
 
 type Made = ReadonlyMap<string, { readonly recipe: Recipe }>;
+
+/** The moments of a second step in terms of the first step's source; the reason of whichever step has none. */
+function joinedMoments(
+  moments: Moments | string,
+  made: ReadonlyMap<string, { readonly moments: Moments | string }>,
+): Moments | string {
+  if (typeof moments === "string") return moments;
+  const read = inputsOf(moments.first).map((name) => [name, made.get(name)!.moments] as const);
+  const missing = read.find(([, each]) => typeof each === "string");
+  if (missing !== undefined) return missing[1] as string;
+  const madeOf = (which: keyof Moments): Made =>
+    new Map(read.map(([name, each]) => [name, { recipe: (each as Moments)[which] }]));
+  return {
+    first: joined(moments.first, madeOf("first")),
+    second: joined(moments.second, madeOf("second")),
+  };
+}
+
+function inputsOf(recipe: Recipe): readonly string[] {
+  return recipe.type === "copy" ? [recipe.source] : recipe.inputs;
+}
 
 /** The recipe of a second step in terms of the first step's source. */
 function joined(recipe: Recipe, made: Made): Recipe {
@@ -76,7 +103,8 @@ function joined(recipe: Recipe, made: Made): Recipe {
 }
 
 function withoutTwin(recipe: BuildRecipe): BuildRecipe {
-  return { type: "build", inputs: recipe.inputs, build: recipe.build };
+  const { type, inputs, build, zero } = recipe;
+  return { type, inputs, build, ...(zero === undefined ? {} : { zero }) };
 }
 
 /**

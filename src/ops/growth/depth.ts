@@ -9,6 +9,7 @@ import { tensorName } from "../architectures/llama.ts";
 import { elementCount } from "../dtype.ts";
 import type { JsonObject } from "../manifest.ts";
 import { interpolatedLayers, maxPatternLength, maxTargetLayers, partialStackLayers, stackedLayers } from "./layers.ts";
+import { zeroMoments } from "./moments.ts";
 import type { OperatorRequest } from "./operator.ts";
 import { fieldError, given, impossible, integerList, malformed, type UnreadParams } from "./params.ts";
 import { assemblePlan, tensorsByName, type GrowthPlan, type GrowthSource, type Recipe } from "./plan.ts";
@@ -119,7 +120,8 @@ export function planDepth(source: GrowthSource, choice: DepthChoice): GrowthPlan
       const dtype = dtypes.get(name)!.dtype;
       const silent = spec.layer !== null && silenced.has(spec.layer) && writesResidual(spec);
       if (!silent) return { recipe: { type: "copy", source: name }, dtype };
-      return { recipe: zeros(spec, firstZeros, `${dtype} ${spec.shape.join("x")}`), dtype };
+      const recipe = zeros(spec, firstZeros, `${dtype} ${spec.shape.join("x")}`);
+      return { recipe, dtype, moments: zeroMoments(spec) };
     },
   });
 }

@@ -62,6 +62,7 @@ export function planDirectWidth(source: GrowthSource, request: OperatorRequest):
     preservesFunction: kept
       ? { value: true, reason: exactReason, tolerance: toleranceOf(source) }
       : { value: false, reason: "norms are scaled by sqrt(d / D) as the paper prints it", tolerance: null },
+    noMoments: whyNoMoments(source.config, target, splitOf(split), paper),
     warnings: splitOf(split) === "elementwise" ? [] : [`split ${split}: copies get parallel gradients and stay alike`],
     ...rule(source.config, target, request.seed),
   });
@@ -73,6 +74,16 @@ const exactReason = "copies share what reads them, and norms see the source's me
 function splitOf(split: (typeof splits)[number]): Split {
   if (split === "tile") return "even";
   return split === "lemon" ? "elementwise" : split;
+}
+
+/** Copies have gradients in proportion to their origin's only where all are treated alike. */
+function whyNoMoments(source: LlamaConfig, target: LlamaConfig, split: Split, paper: boolean): string | undefined {
+  if (split !== "even") return `split ${split} gives copies gradients of their own; even and tile keep their state`;
+  if (paper) return "fidelity paper changes the function, and so every gradient";
+  if (target.headDim !== source.headDim) return "a larger head_dim leaves query dimensions without gradient";
+  const group = (config: LlamaConfig): number => config.numAttentionHeads / config.numKeyValueHeads;
+  if (group(target) < group(source)) return "repeated kv heads are read by different query heads";
+  return undefined;
 }
 
 function refuseUnevenTile(source: LlamaConfig, target: LlamaConfig, pointer: string): void {

@@ -5,15 +5,19 @@
 import type { JsonObject } from "../manifest.ts";
 import { composePlans, maxSteps, plannedSource } from "./compose.ts";
 import { direct } from "./direct.ts";
+import { learn } from "./learn.ts";
 import type { GrowthOperator } from "./operator.ts";
-import { fieldError, given, malformed, readParams } from "./params.ts";
+import { fieldError, given, impossible, malformed, readParams } from "./params.ts";
 import type { GrowthAxis, GrowthPlan, GrowthSource } from "./plan.ts";
+import { random } from "./random.ts";
 import { zero } from "./zero.ts";
 
 /** By name. */
 export const operators: Readonly<Record<string, GrowthOperator>> = Object.freeze({
   direct,
   zero,
+  random,
+  learn,
 });
 
 /**
@@ -49,6 +53,10 @@ export function getOperator(name: unknown, pointer = "/operator"): GrowthOperato
 export function planGrowth(source: GrowthSource, request: GrowthPlanRequest): GrowthPlan {
   const seed = request.seed ?? 0;
   if (!Number.isSafeInteger(seed) || seed < 0) throw malformed("/seed", seed, "an integer in [0, 2^53)");
+  if (source.growthMask) {
+    const detail = "is still being faded in by an earlier random growth; train it to the end of its ramp first";
+    throw impossible("/checkpoint", detail);
+  }
   const { params } = request;
   const composed = typeof params === "object" && params !== null && Object.hasOwn(params, "steps");
   return composed ? planSteps(source, request, seed) : planOne(source, request, seed, "");
@@ -69,6 +77,9 @@ function planSteps(source: GrowthSource, request: GrowthPlanRequest, seed: numbe
   let plan: GrowthPlan | null = null;
   for (const [index, step] of steps.entries()) {
     const pointer = `/params/steps/${index}`;
+    if (plan?.growthMask) {
+      throw impossible(`${pointer}/operator`, "follows a random growth, whose mask only the last step can leave");
+    }
     const fields = readParams(step ?? null, pointer, ["operator", "axis", "factor", "params"]).value;
     const next: GrowthPlan = planOne(plan === null ? source : plannedSource(plan), fields, seed, pointer);
     plan = plan === null ? next : composePlans(source, plan, next);
@@ -85,12 +96,19 @@ function planOne(source: GrowthSource, request: Growth, seed: number, pointer: s
   return operator.plan(source, { axis, seed, pointer, params, ...(factor === undefined ? {} : { factor }) });
 }
 
+export { isMasked, maskAfter, maskOfNames, maskValues, maskedValues, type TensorMask } from "./mask.ts";
+export { plannedMoments, type Moments } from "./moments.ts";
+export { learnedPlan } from "./learn.ts";
+export type { Expansion, ExpansionParameter, TensorForm, AxisForm } from "./expansion.ts";
+export type { ExpansionValues } from "./materialize.ts";
+export type { FitSettings } from "./learnSettings.ts";
 export type { GrowthOperator, OperatorRequest, PreservesFunction } from "./operator.ts";
 export {
   assemblePlan,
   checkPlanLaws,
   type BuildRecipe,
   type CopyRecipe,
+  type ExpansionFit,
   type GrowthAxis,
   type GrowthPlan,
   type GrowthSource,

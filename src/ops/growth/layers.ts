@@ -3,7 +3,9 @@
  * partial stacking and the named schemes of other papers differ in nothing else. Pure lists, no tensors.
  * Source: method sections 1.1 and 2 (arXiv 2405.15319, Alg 1, H.2, H.3).
  */
-import { impossible, malformed } from "./params.ts";
+import { shown } from "../architectures/configFields.ts";
+import type { CodedError } from "../errors.ts";
+import { impossible } from "./params.ts";
 
 /** Most layers that a target may have. */
 export const maxTargetLayers = 1024;
@@ -25,19 +27,18 @@ export function interpolatedLayers(layers: number, factor: number): number[] {
  * Reads the paper's partial-stack notation: `12-3456*5-56` is layers 1 2, then 3 4 5 6 five times, then 5 6, counted
  * from 1. Layers above 9 are written as ranges: `1..12-9..16*3-17..24`.
  *
- * @throws invalid_request when it is not of that form, unprocessable for a layer that the source lacks or more than
- *   1024 target layers
+ * @throws unprocessable when it is not of that form, for a layer that the source lacks or more than 1024 target layers
  */
 export function partialStackLayers(pattern: string, layers: number, pointer: string): number[] {
   const wanted = "segments of digits or ranges a..b joined by -, each with an optional *count, as in 12-3456*5-56";
-  if (pattern.length === 0 || pattern.length > maxPatternLength) throw malformed(pointer, pattern, wanted);
+  if (pattern.length === 0 || pattern.length > maxPatternLength) throw unknown(pointer, pattern, wanted);
   const list: number[] = [];
   for (const segment of pattern.split("-")) {
     const match = /^(?:([1-9]+)|([1-9][0-9]{0,3})\.\.([1-9][0-9]{0,3}))(?:\*([1-9][0-9]{0,3}))?$/.exec(segment);
-    if (!match) throw malformed(pointer, segment, wanted);
+    if (!match) throw unknown(pointer, segment, wanted);
     const [, digits, from, to, count] = match;
     const numbers = digits === undefined ? range(Number(from), Number(to)) : [...digits].map(Number);
-    if (numbers.length === 0) throw malformed(pointer, segment, "a range that ascends");
+    if (numbers.length === 0) throw unknown(pointer, segment, "a range that ascends");
     const missing = numbers.find((number) => number > layers);
     if (missing !== undefined) {
       throw impossible(pointer, `names layer ${missing} (counted from 1); the source has ${layers}`);
@@ -49,6 +50,10 @@ export function partialStackLayers(pattern: string, layers: number, pointer: str
     for (let i = 0; i < times; i += 1) list.push(...numbers.map((number) => number - 1));
   }
   return list;
+}
+
+function unknown(pointer: string, got: string, wanted: string): CodedError {
+  return impossible(pointer, `is ${shown(got)}; wanted stack, interpolate, a named scheme, or ${wanted}`);
 }
 
 function range(from: number, to: number): number[] {

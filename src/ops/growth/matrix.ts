@@ -42,83 +42,142 @@ export interface MatrixGrowth {
   readonly seed: number;
 }
 
-/** Parts of an elementwise split are drawn from (0.25, 1.75) before they are made to sum to 1. */
-const partRange = { min: 0.25, width: 1.5 };
-
 /** @returns the grown matrix, row-major [target rows, target columns]. */
 export function growMatrix(source: Float32Array, growth: MatrixGrowth): Float32Array {
-  const { rows, columns } = growth;
-  const height = rows.origin.length;
+  const { rows, columns, fills, rowScale } = growth;
   const width = columns.origin.length;
-  const out = valuesLike(source, height * width);
-  const parts = makeParts(growth);
+  const out = valuesLike(source, rows.origin.length * width);
   const stream = seededStream(growth.seed, `width fill ${growth.name}`);
   const draw = (fill: Fill, origin: number): number =>
     fill === "random" && origin !== silentIndex ? stream.normal(0, growth.std) : 0;
-  const { fills, rowScale, columnScale } = growth;
-  for (let row = 0; row < height; row += 1) {
-    const from = rows.origin[row]!;
+  const fresh = Int32Array.from(columns.origin.keys()).filter((column) => columns.origin[column]! < 0);
+  const writeOld = oldColumns(growth);
+  rows.origin.forEach((from, row) => {
     const start = row * width;
-    if (from === silentIndex) continue;
+    if (from === silentIndex) return;
     if (from < 0) {
-      for (let column = 0; column < width; column += 1) {
-        const origin = columns.origin[column]!;
+      columns.origin.forEach((origin, column) => {
         out[start + column] = draw(origin < 0 ? fills.newRowNewColumn : fills.newRowOldColumn, origin);
-      }
-      continue;
+      });
+      return;
     }
-    const base = from * columns.sourceSize;
-    const scale = rowScale === null ? 1 : rowScale[row]!;
-    const share = parts(row);
-    for (let column = 0; column < width; column += 1) {
-      const origin = columns.origin[column]!;
-      if (origin < 0) out[start + column] = draw(fills.oldRowNewColumn, origin);
-      else {
-        // One multiplication and one division, so that an even split by n is the source's weight over n to the bit.
-        const factor = scale * (columnScale === null ? 1 : columnScale[column]!) * share.part[column]!;
-        out[start + column] = (source[base + origin]! * factor) / share.whole[origin]!;
-      }
-    }
-  }
+    for (const column of fresh) out[start + column] = draw(fills.oldRowNewColumn, columns.origin[column]!);
+    writeOld(out, start, source, from * columns.sourceSize, rowScale === null ? 1 : rowScale[row]!, row);
+  });
   return out;
 }
 
-/** Parts of a row's columns, and what the parts of each source column sum to. */
-interface Share {
-  readonly part: Float64Array;
-  readonly whole: Float64Array;
+/** Writes the columns of one row that come from the source: those of the row at `base`, times `scale`. */
+type WriteRow = (
+  out: Float32Array,
+  start: number,
+  source: Float32Array,
+  base: number,
+  scale: number,
+  row: number,
+) => void;
+
+/** Target columns of each source column, ascending: those of column i stand at first[i] .. first[i + 1]. */
+interface Places {
+  readonly first: Int32Array;
+  readonly columns: Int32Array;
 }
 
-function makeParts(growth: MatrixGrowth): (row: number) => Share {
-  const { origin, copies, sourceSize } = growth.columns;
-  const part = new Float64Array(origin.length).fill(1);
-  const whole = new Float64Array(sourceSize).fill(1);
-  const fixed = { part, whole };
-  if (growth.split === null || copies.every((count) => count <= 1)) return () => fixed;
-  if (growth.split === "even") {
-    copies.forEach((count, index) => (whole[index] = count));
-    return () => fixed;
-  }
-  if (growth.split === "scalar") {
-    const seen = new Float64Array(sourceSize);
-    origin.forEach((from, column) => {
-      if (from >= 0) part[column] = seen[from]! += 1;
-    });
-    copies.forEach((count, index) => (whole[index] = (count * (count + 1)) / 2));
-    return () => fixed;
-  }
-  const stream = seededStream(growth.seed, `width split ${growth.name}`);
-  return () => {
-    whole.fill(0);
-    for (let column = 0; column < origin.length; column += 1) {
-      const from = origin[column]!;
-      if (from < 0) continue;
-      const drawn = copies[from] === 1 ? 1 : partRange.min + partRange.width * (stream.uint32() * 2 ** -32);
-      part[column] = drawn;
-      whole[from]! += drawn;
+function placesOf({ origin, copies, sourceSize }: AxisMap): Places {
+  const first = new Int32Array(sourceSize + 1);
+  copies.forEach((count, index) => (first[index + 1] = first[index]! + count));
+  const next = first.slice(0, sourceSize);
+  const columns = new Int32Array(first[sourceSize]!);
+  origin.forEach((from, column) => {
+    if (from >= 0) columns[next[from]!++] = column;
+  });
+  return { first, columns };
+}
+
+/** These loops take most of the time of a growth, so each way of dividing has one of its own. */
+function oldColumns(growth: MatrixGrowth): WriteRow {
+  const { columns, columnScale, split } = growth;
+  const divides = split !== null && columns.copies.some((count) => count > 1);
+  if (divides && split === "elementwise") return elementwiseRow(growth);
+  if (divides && split === "scalar") return scaledRow(columns, columnScale, true, true);
+  const whole = columns.sourceSize;
+  const tiled = columns.origin.every((from, column) => from === column % whole);
+  if (columnScale === null && tiled && columns.origin.length % whole === 0) return tiledRow(columns, divides);
+  return scaledRow(columns, columnScale, divides, false);
+}
+
+/** Whole copies of a row one after the other. */
+function tiledRow({ sourceSize, origin }: AxisMap, divides: boolean): WriteRow {
+  const width = origin.length;
+  const whole = divides ? width / sourceSize : 1;
+  return (out, start, source, base, scale) => {
+    // One multiplication and one division, so that an even split by n is the source's weight over n to the bit.
+    for (let index = 0; index < sourceSize; index += 1) out[start + index] = (source[base + index]! * scale) / whole;
+    for (let done = sourceSize; done < width; done += sourceSize) {
+      out.copyWithin(start + done, start, start + sourceSize);
     }
-    return fixed;
   };
+}
+
+/** Copies in the proportion 1 : 2 : 3 where `ranked`, else alike; their sum is the source's weight if it `divides`. */
+function scaledRow(map: AxisMap, columnScale: Float64Array | null, divides: boolean, ranked: boolean): WriteRow {
+  const { first, columns } = placesOf(map);
+  return (out, start, source, base, scale) => {
+    for (let index = 0; index < map.sourceSize; index += 1) {
+      const from = first[index]!;
+      const count = first[index + 1]! - from;
+      const whole = !divides ? 1 : ranked ? (count * (count + 1)) / 2 : count;
+      for (let copy = 0; copy < count; copy += 1) {
+        const column = columns[from + copy]!;
+        const factor = scale * (columnScale === null ? 1 : columnScale[column]!) * (ranked ? copy + 1 : 1);
+        out[start + column] = (source[base + index]! * factor) / whole;
+      }
+    }
+  };
+}
+
+/**
+ * Parts drawn anew for every weight: of two copies one gets a share from (1/8, 7/8) and the other the rest; more get
+ * draws from (1/4, 7/4), divided by their sum. A draw is a hash of seed, name, row and column, not the next of a
+ * stream, so that none waits for another.
+ */
+function elementwiseRow({ columns: map, columnScale, seed, name }: MatrixGrowth): WriteRow {
+  const { first, columns } = placesOf(map);
+  const key = seededStream(seed, `width split ${name}`).uint32();
+  return (out, start, source, base, scale, row) => {
+    const rowKey = mixed(key + Math.imul(row, 0x9e3779b9));
+    for (let index = 0; index < map.sourceSize; index += 1) {
+      const from = first[index]!;
+      const count = first[index + 1]! - from;
+      const value = source[base + index]! * scale;
+      if (count === 2 && columnScale === null) {
+        const left = columns[from]!;
+        const part = value * (0.5 + 0.75 * 2 ** -32 * mixed(rowKey + Math.imul(left, 0x85ebca6b)));
+        out[start + left] = part;
+        out[start + columns[from + 1]!] = value - part;
+        continue;
+      }
+      let whole = 0;
+      for (let copy = 0; copy < count; copy += 1) whole += count === 1 ? 1 : partOf(rowKey, columns[from + copy]!);
+      for (let copy = 0; copy < count; copy += 1) {
+        const column = columns[from + copy]!;
+        const factor = columnScale === null ? 1 : columnScale[column]!;
+        out[start + column] = (value * factor * (count === 1 ? 1 : partOf(rowKey, column))) / whole;
+      }
+    }
+  };
+}
+
+/** A number of (1/4, 7/4). */
+function partOf(rowKey: number, column: number): number {
+  return 1 + 1.5 * 2 ** -32 * mixed(rowKey + Math.imul(column, 0x85ebca6b));
+}
+
+/** The last steps of MurmurHash3 (Appleby, public domain): every bit of the word decides every bit of the result. */
+function mixed(word: number): number {
+  const once = Math.imul(word ^ (word >>> 16), 0x85ebca6b);
+  const twice = Math.imul(once ^ (once >>> 13), 0xc2b2ae35);
+  return twice ^ (twice >>> 16);
 }
 
 /** @returns a grown bias or norm: gathered and scaled, where the source has nothing `fresh`, scaled alike. */

@@ -9,8 +9,12 @@ import { countParameters, expectedTensors, tensorSpecs } from "../architectures/
 import { formatLlamaConfig, type LlamaConfig } from "../architectures/llamaConfig.ts";
 import { elementCount, tensorBytes } from "../dtype.ts";
 import { invariant } from "../errors.ts";
+import type { GrowthMask } from "../manifest.ts";
 import type { Dtype, TensorInfo } from "../tensor.ts";
+import type { Expansion } from "./expansion.ts";
 import { connectionRate } from "./layers.ts";
+import type { FitSettings } from "./learnSettings.ts";
+import { momentsOf, type Moments } from "./moments.ts";
 
 export type GrowthAxis = "depth" | "width";
 
@@ -19,6 +23,8 @@ export interface GrowthSource {
   readonly config: LlamaConfig;
   /** Exactly the tensors that the configuration asks for. */
   readonly tensors: readonly TensorInfo[];
+  /** Of a source that an earlier growth still masks: such a source is not grown. */
+  readonly growthMask?: GrowthMask | null;
 }
 
 export interface CopyRecipe {
@@ -38,6 +44,8 @@ export interface BuildRecipe {
   readonly build: (inputs: readonly Float32Array[]) => Float32Array;
   /** Name of an earlier target tensor with the very same bytes: whoever executes the plan may refer to those. */
   readonly sameAs?: string;
+  /** Says that all values are zero, so that one run of zeros can stand for many tensors. */
+  readonly zero?: true;
 }
 
 export type Recipe = CopyRecipe | BuildRecipe;
@@ -45,6 +53,8 @@ export type Recipe = CopyRecipe | BuildRecipe;
 export interface PlannedTensor {
   readonly info: TensorInfo;
   readonly recipe: Recipe;
+  /** How AdamW's moments of the tensor come from the source's, or, in words, why they cannot. */
+  readonly moments: Moments | string;
 }
 
 export interface Preservation {
@@ -54,6 +64,12 @@ export interface Preservation {
   readonly reason: string;
   /** Largest logit change allowed when measured in float32 on the stored weights; null where value is false. */
   readonly tolerance: number | null;
+}
+
+/** What has to be learned before the tensors can be made; the recipes of such a plan show its start. */
+export interface ExpansionFit {
+  readonly expansion: Expansion;
+  readonly settings: FitSettings;
 }
 
 /** What an operator decides; the rest of a plan follows from it. */
@@ -67,8 +83,16 @@ export interface GrowthDecision {
   readonly newLayers: readonly number[];
   readonly preservesFunction: Preservation;
   readonly warnings: readonly string[];
-  /** Recipe and element type of one target tensor. */
-  readonly recipeOf: (spec: TensorSpec) => { readonly recipe: Recipe; readonly dtype: Dtype };
+  /** Absent where nothing is learned. */
+  readonly fit?: ExpansionFit;
+  /** What the grown model is to be computed with until its new parts have been faded in; none unless given. */
+  readonly growthMask?: GrowthMask | null;
+  /** Recipe and element type of one target tensor; moments of a copy are copies, others are refused, unless given. */
+  readonly recipeOf: (spec: TensorSpec) => {
+    readonly recipe: Recipe;
+    readonly dtype: Dtype;
+    readonly moments?: Moments | string;
+  };
 }
 
 export interface GrowthPlan extends Omit<GrowthDecision, "recipeOf"> {
@@ -108,20 +132,23 @@ export function tensorsByName(source: GrowthSource): ReadonlyMap<string, TensorI
 export function assemblePlan(source: GrowthSource, decision: GrowthDecision): GrowthPlan {
   const { recipeOf, ...rest } = decision;
   const tensors: PlannedTensor[] = tensorSpecs(decision.targetConfig).map((spec) => {
-    const { recipe, dtype } = recipeOf(spec);
-    return { info: { name: spec.name, dtype, shape: spec.shape }, recipe };
+    const { recipe, dtype, moments } = recipeOf(spec);
+    return { info: { name: spec.name, dtype, shape: spec.shape }, recipe, moments: moments ?? momentsOf(recipe) };
   });
   return account(source, rest, tensors);
 }
 
-/** @returns the plan with other recipes for the same tensors. */
+/** @returns the plan with other recipes for the same tensors; those that change lose their moments. */
 export function replan(
   source: GrowthSource,
   plan: GrowthPlan,
   recipes: readonly Recipe[],
   preservesFunction: Preservation,
 ): GrowthPlan {
-  const tensors = plan.tensors.map(({ info }, index) => ({ info, recipe: recipes[index]! }));
+  const tensors = plan.tensors.map(({ info, recipe: before, moments }, index) => {
+    const recipe = recipes[index]!;
+    return { info, recipe, moments: recipe === before ? moments : momentsOf(recipe) };
+  });
   return account(source, { ...plan, preservesFunction }, tensors);
 }
 

@@ -10,6 +10,7 @@ import { initialStd } from "../architectures/initializeTensor.ts";
 import { tensorName } from "../architectures/llama.ts";
 import type { LlamaConfig } from "../architectures/llamaConfig.ts";
 import { invariant } from "../errors.ts";
+import type { GrowthMask } from "../manifest.ts";
 import {
   balancedMap,
   combinedMap,
@@ -21,6 +22,7 @@ import {
   type AxisMap,
 } from "./axes.ts";
 import { growMatrix, growVector, type Fills, type Split } from "./matrix.ts";
+import { widthMoments, type Moments } from "./moments.ts";
 import { assemblePlan, tensorsByName, type GrowthPlan, type GrowthSource, type Preservation } from "./plan.ts";
 
 /** The map of every axis that width growth can change, as the tensors have them. */
@@ -44,10 +46,13 @@ export interface WidthChoice {
   readonly normScale: Float64Array | null;
   readonly finalNormScale: Float64Array | null;
   /** What stands where a linear has no source values. */
-  readonly fills: { readonly readers: Fills; readonly writers: Fills };
+  readonly fills: { readonly readers: Fills; readonly writers: Fills; readonly embedding?: Fills };
   readonly seed: number;
   readonly preservesFunction: Preservation;
   readonly warnings: readonly string[];
+  /** Why the moments of grown tensors are not those of `widthMoments`; absent where they are. */
+  readonly noMoments?: string | undefined;
+  readonly growthMask?: GrowthMask | null;
 }
 
 export const zeroFills: Fills = { oldRowNewColumn: "zero", newRowOldColumn: "zero", newRowNewColumn: "zero" };
@@ -96,19 +101,24 @@ export function planWidth(source: GrowthSource, choice: WidthChoice): GrowthPlan
     newLayers: [],
     preservesFunction: choice.preservesFunction,
     warnings: choice.warnings,
+    growthMask: choice.growthMask ?? null,
     recipeOf(spec) {
       const name = tensorName(spec.row, spec.layer);
       const { dtype } = dtypes.get(name)!;
-      const grow = grower(spec);
-      if (grow === null) return { recipe: { type: "copy", source: name }, dtype };
-      return { recipe: { type: "build", inputs: [name], build: ([values]) => grow(values!) }, dtype };
+      const grown = grower(spec);
+      if (grown === null) return { recipe: { type: "copy", source: name }, dtype };
+      const { grow, moments } = grown;
+      return { recipe: { type: "build", inputs: [name], build: ([values]) => grow(values!) }, dtype, moments };
     },
   });
 }
 
-type Grow = (source: Float32Array) => Float32Array;
+interface Grown {
+  readonly grow: (source: Float32Array) => Float32Array;
+  readonly moments: Moments | string;
+}
 
-function makeGrower(source: LlamaConfig, choice: WidthChoice): (spec: TensorSpec) => Grow | null {
+function makeGrower(source: LlamaConfig, choice: WidthChoice): (spec: TensorSpec) => Grown | null {
   const vocab = identityMap(source.vocabSize);
   const queryFactor = choice.targetConfig.headDim / source.headDim;
   const queryRows = choice.maps.queryRows.origin.length;
@@ -120,23 +130,28 @@ function makeGrower(source: LlamaConfig, choice: WidthChoice): (spec: TensorSpec
     if (kind === "norm" || kind === "bias") {
       const scale = kind === "bias" ? rowScale : role === "finalNorm" ? choice.finalNormScale : choice.normScale;
       const fresh = kind === "norm" ? 1 : 0;
-      return unchanged([rows], [scale]) ? null : (values) => growVector(values, rows, scale, fresh);
+      if (unchanged([rows], [scale])) return null;
+      const rule = { source: spec.name, rows, columns: null, writes: "rows", scale } as const;
+      const moments = choice.noMoments ?? widthMoments(rule);
+      return { grow: (values) => growVector(values, rows, scale, fresh), moments };
     }
     const columns = columnsOf(role, choice.maps);
     const columnScale = kind === "embedding" ? choice.writerScale : null;
     if (unchanged([rows, columns], [rowScale, columnScale])) return null;
-    return (values) =>
-      growMatrix(values, {
-        rows,
-        columns,
-        rowScale,
-        columnScale,
-        split: kind === "embedding" ? null : choice.split,
-        fills: fillsOf(kind, role, choice),
-        std: initialStd(choice.targetConfig, spec),
-        name: spec.name,
-        seed: choice.seed,
-      });
+    const writesTo = kind === "head" ? null : kind === "embedding" ? "columns" : "rows";
+    const scale = kind === "embedding" ? columnScale : rowScale;
+    const growth = {
+      ...{ rows, columns, rowScale, columnScale },
+      split: kind === "embedding" ? null : choice.split,
+      fills: fillsOf(kind, role, choice),
+      std: initialStd(choice.targetConfig, spec),
+      name: spec.name,
+      seed: choice.seed,
+    };
+    return {
+      grow: (values) => growMatrix(values, growth),
+      moments: choice.noMoments ?? widthMoments({ source: spec.name, rows, columns, writes: writesTo, scale }),
+    };
   };
 }
 
@@ -170,8 +185,11 @@ function columnsOf(role: TensorRole, maps: WidthMaps): AxisMap {
   return role === "down" ? maps.intermediate : maps.hidden;
 }
 
-/** The embedding writes its new columns as zeros; the head reads them as the layers' readers do. */
+/**
+ * The embedding writes its new columns as zeros unless the operator says otherwise; the head reads them as the layers'
+ * readers do.
+ */
 function fillsOf(kind: TensorKind, role: TensorRole, choice: WidthChoice): Fills {
-  if (kind === "embedding") return zeroFills;
+  if (kind === "embedding") return choice.fills.embedding ?? zeroFills;
   return kind === "linear" && writes(role) ? choice.fills.writers : choice.fills.readers;
 }

@@ -6,22 +6,19 @@
  * Source: arXiv 2405.15319, A.1.3, A.4; LLaMA-Pro, arXiv 2401.02415 (method section 1.3).
  */
 import type { JsonObject } from "../manifest.ts";
-import { depthProperties, planDepth, readDepthLayers, refuseFactor } from "./depth.ts";
-import { maxTargetLayers, repeatedLayers } from "./layers.ts";
+import { depthProperties, planDepth, readDepthLayers } from "./depth.ts";
+import { repeatedLayers } from "./layers.ts";
 import { noiseSchema, readNoise, withNoise } from "./noise.ts";
 import type { OperatorRequest } from "./operator.ts";
-import { fieldError, given, impossible, integerList, readParams, type UnreadParams } from "./params.ts";
+import { fieldError, given, impossible, readParams, type UnreadParams } from "./params.ts";
 import type { GrowthPlan, GrowthSource } from "./plan.ts";
+import { positionsSchema, readPositions } from "./positions.ts";
 
 const fields = {
   ...depthProperties,
   positions: {
     description: "Target layers, from 0, that are new; each copies the source layer before it (the first one, at 0).",
-    type: "array",
-    minItems: 1,
-    maxItems: maxTargetLayers,
-    uniqueItems: true,
-    items: { type: "integer", minimum: 0, maximum: maxTargetLayers - 1 },
+    ...positionsSchema,
   },
   noise: noiseSchema,
 } satisfies Record<string, JsonObject>;
@@ -44,7 +41,7 @@ function readLayers(
   params: UnreadParams,
 ): { layers: number[]; newLayers: number[] } {
   const numLayers = source.config.numHiddenLayers;
-  if (given(params, "positions") !== undefined) return readPositions(numLayers, request, params);
+  if (given(params, "positions") !== undefined) return layersAround(numLayers, request, params);
   const layers = readDepthLayers(source, request, params, "interpolate");
   const newLayers = repeatedLayers(layers);
   const isNew = new Set(newLayers);
@@ -57,33 +54,23 @@ function readLayers(
   return { layers, newLayers };
 }
 
-function readPositions(
+function layersAround(
   numLayers: number,
   request: OperatorRequest,
   params: UnreadParams,
 ): { layers: number[]; newLayers: number[] } {
-  const pointer = `${params.pointer}/positions`;
-  refuseFactor(request, "positions");
   for (const other of ["layers", "pattern"]) {
     if (given(params, other) === undefined) continue;
     throw fieldError("invalid_request", `${params.pointer}/${other}`, "excludes positions");
   }
-  const positions = integerList(given(params, "positions"), pointer, maxTargetLayers, 0, maxTargetLayers - 1);
-  const count = numLayers + positions.length;
-  if (count > maxTargetLayers) {
-    throw impossible(pointer, `makes ${count} layers; at most ${maxTargetLayers} are possible`);
-  }
+  const positions = readPositions(numLayers, request, params);
   const isNew = new Set(positions);
-  positions.forEach((position, index) => {
-    const detail = `is ${position}; the target has layers 0 to ${count - 1}`;
-    if (position >= count) throw impossible(`${pointer}/${index}`, detail);
-    if (positions.indexOf(position) !== index) throw impossible(`${pointer}/${index}`, `names layer ${position} again`);
-  });
+  const count = numLayers + positions.length;
   const layers: number[] = [];
   let next = 0;
   for (let target = 0; target < count; target += 1) {
     layers.push(isNew.has(target) ? Math.max(0, next - 1) : next);
     if (!isNew.has(target)) next += 1;
   }
-  return { layers, newLayers: positions.toSorted((left, right) => left - right) };
+  return { layers, newLayers: positions };
 }

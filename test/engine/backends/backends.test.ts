@@ -6,12 +6,16 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import * as tf from "@tensorflow/tfjs";
 import { chooseBackend, findBackend, getBackend, listBackends } from "../../../src/engine/backends/index.ts";
+import { kernelVariants, variantRuns } from "../../../src/engine/kernels/wasm/variants.ts";
+import type { KernelVariant } from "../../../src/engine/kernels/wasm/variants.ts";
 import type { CompareResult } from "../../../src/engine/backends/work.ts";
 import type { CodedError } from "../../../src/ops/errors.ts";
 import type { WorkEvent } from "../../../src/ops/events.ts";
 import type { ResolvedCheckpoint } from "../../../src/ops/manifest.ts";
+import { missingBlas } from "../../helpers/blas.ts";
 import { collect, resultOf, temporaryFolder, tinyCheckpoint, tinyDataset, tinyWork } from "../train/trainerFixture.ts";
 
+const missing = await missingBlas();
 const never = new AbortController().signal;
 
 async function failure(work: () => Promise<unknown>): Promise<CodedError> {
@@ -32,8 +36,9 @@ function swapped(checkpoint: ResolvedCheckpoint, a: string, b: string): Resolved
 }
 
 test("auto is the most preferred backend that is available and allowed", async () => {
-  assert.deepEqual(listBackends().map(({ name }) => name), ["wasm", "cpu"]);
-  assert.equal((await chooseBackend("auto")).name, "wasm");
+  assert.deepEqual(listBackends().map(({ name }) => name), ["native", "wasm", "cpu"]);
+  assert.equal((await chooseBackend("auto")).name, missing === null ? "native" : "wasm");
+  assert.equal((await chooseBackend("auto", ["cpu", "wasm"])).name, "wasm");
   assert.equal((await chooseBackend("auto", ["cpu"])).name, "cpu");
   assert.equal((await chooseBackend("cpu", ["cpu", "wasm"])).name, "cpu");
   assert.equal((await findBackend("cpu")).name, "cpu");
@@ -41,7 +46,7 @@ test("auto is the most preferred backend that is available and allowed", async (
 
 test("a backend that is unknown, switched off, or among none is refused by name", async () => {
   for (const [name, allowed, message] of [
-    ["warp", null, /no backend "warp"; there are wasm, cpu/],
+    ["warp", null, /no backend "warp"; there are native, wasm, cpu/],
     ["__proto__", null, /no backend/],
     ["wasm", ["cpu"], /wasm is switched off here; BACKENDS allows cpu/],
     ["auto", ["warp"], /not available/],
@@ -68,7 +73,35 @@ test("wasm finds its binaries from any working directory", () => {
   assert.equal(output.trim(), "up", "and nothing else is printed");
 });
 
-for (const { name } of listBackends()) {
+test("where there is no BLAS, native says what is missing", { skip: missing === null ? "there is one" : false }, async () => {
+  const probe = await getBackend("native").probe();
+  assert.equal(probe.available, false);
+  assert.match(probe.reason!, /koffi|libopenblas0-pthread/);
+});
+
+test("a probe that measures tells the build that is loaded, and the one that the settings insist on", async () => {
+  const build = async (variant: KernelVariant | null): Promise<unknown> =>
+    (await getBackend("wasm", { variant }).probe({ measure: true })).features["kernels"];
+  assert.ok([`wasm-${kernelVariants.find(variantRuns)}`, "wasm-relaxed"].includes((await build(null)) as string));
+  assert.equal(await build("simd128"), "wasm-simd128");
+});
+
+test("a training computes with the build that the settings insist on", async () => {
+  const folder = temporaryFolder();
+  const work = { ...tinyWork(await tinyCheckpoint(folder), tinyDataset(folder), folder), tokens: 32 };
+  const [first] = await collect(getBackend("wasm", { variant: "simd128" }).train(work, never));
+  assert.match(first!.type === "log" ? first!.message : "", /kernels wasm-simd128/);
+});
+
+test("a build that the engine does not run makes the backend unavailable by name", async (t) => {
+  t.mock.method(WebAssembly, "validate", () => false);
+  const { available, reason } = await getBackend("wasm", { variant: "relaxed" }).probe({ measure: true });
+  assert.equal(available, false);
+  assert.match(reason!, /COMPUTE_KERNELS asks for, relaxed/);
+});
+
+const here = listBackends().filter(({ name }) => name !== "native" || missing === null);
+for (const { name } of here) {
   test(`${name}: its probe says what it is`, async () => {
     const probe = await getBackend(name).probe();
     assert.equal(probe.available, true);

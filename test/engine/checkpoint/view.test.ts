@@ -38,7 +38,7 @@ async function read(resolved: ResolvedCheckpoint, name: string, range?: ViewRang
   }
 }
 
-test("weights written here download as the very blob, and import as the same checkpoint", async (t) => {
+test("invariant 29: weights written here download as the very blob, and import as the same checkpoint", async (t) => {
   const made = await random(t);
   assert.deepEqual(listViewFiles(made.manifest).map((file) => file.name), ["config.json", "model.safetensors"]);
   const [blob] = made.result.blobs;

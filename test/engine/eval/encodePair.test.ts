@@ -91,7 +91,8 @@ test("a sequence is cut from the left to max_length inputs and the last token", 
   const options = { tokenizer: createBytesTokenizer(), bos: "none", maxLength: 4 } as const;
   const planned = (context: string, continuation: string) => {
     const request = { kind: "loglikelihood", context, continuation } as const;
-    return planDoc("task", { requests: [request], target: "", score: () => ({}) }, 7, options)[0]?.score;
+    const doc = { requests: [request], target: "", gold: null, shot: () => "", score: () => ({}) };
+    return planDoc("task", doc, 7, options)[0]?.score;
   };
   assert.deepEqual(planned("abcdef", "gh"), { ids: [..."defgh"].map((c) => c.charCodeAt(0)), start: 3 });
   assert.deepEqual(planned("ab", "cd"), { ids: [..."abcd"].map((c) => c.charCodeAt(0)), start: 2 });

@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type { EvaluateResult, EvaluateWork, TaskData } from "../../../src/engine/backends/work.ts";
+import { blobPath } from "../../../src/engine/checkpoint/blobs.ts";
 import { evaluate } from "../../../src/engine/eval/evaluate.ts";
+import type { SampleRecord } from "../../../src/engine/eval/sampleLog.ts";
 import type { ScoreRequest, ScoreResult, ServedModel } from "../../../src/engine/infer/servedModel.ts";
 import { createBytesTokenizer } from "../../../src/engine/tokenizer/bytesTokenizer.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
@@ -70,9 +72,16 @@ const arcDocs = Array.from({ length: 40 }, (_, i) => ({
 test("scores find their way back to their docs, though the longest are scored first", async () => {
   const calls: (readonly ScoreRequest[])[] = [];
   const result = resultOf(await run(workOf([await taskFile("arc_easy", arcDocs)]), fakeModel(calls)));
-  const order = calls.flat().map(({ ids }) => ids.length);
-  assert.deepEqual(order, [...order].sort((a, b) => b - a), "longest first");
-  assert.equal(order.length, 120);
+  const asked = calls.flat();
+  assert.equal(asked.length, 120);
+  const contexts = asked.map(({ ids, start }) => JSON.stringify(ids.slice(0, start)));
+  const longest = asked.filter((_, i) => i % 3 === 0).map(({ ids }) => ids.length);
+  assert.deepEqual(longest, [...longest].sort((a, b) => b - a), "the doc with the longest request first");
+  for (let i = 0; i < contexts.length; i += 3) {
+    assert.deepEqual(new Set(contexts.slice(i, i + 3)).size, 1, "the choices of a doc share their context");
+    const lengths = asked.slice(i, i + 3).map(({ ids }) => ids.length);
+    assert.deepEqual(lengths, [...lengths].sort((a, b) => b - a), "and the longest comes first");
+  }
   const encode = (text: string): number[] => createBytesTokenizer().encode(text, { addSpecialTokens: false });
   const right = arcDocs.filter(({ question, choices, gold }) => {
     const context = encode(`Question: ${question}\nAnswer:`);
@@ -87,7 +96,7 @@ test("scores find their way back to their docs, though the longest are scored fi
 
 test("a result says what was measured, on which file and how", async () => {
   const data = await taskFile("lambada_openai", [{ text: "one two" }, { text: "three four five" }]);
-  const [result] = resultOf(await run(workOf([data], { bos: "tokenizer", maxLength: 100 }))).results;
+  const [result] = resultOf(await run(workOf([data], { bos: "tokenizer", maxLength: 100, backend: "wasm" }))).results;
   assert.ok(result);
   assert.equal(result.task, "lambada_openai");
   assert.equal(result.version, "1.0");
@@ -98,6 +107,11 @@ test("a result says what was measured, on which file and how", async () => {
   assert.equal(result.datasetDigest, createHash("sha256").update(content).digest("hex"));
   assert.equal(result.settings["bos"], "tokenizer");
   assert.equal(result.settings["max_length"], 100);
+  assert.deepEqual(result.settings, {
+    ...{ harness: "lm_eval 0.4.13", num_fewshot: 0, fewshot_split: null, fewshot_digest: null, seed: 1234 },
+    ...{ bos: "tokenizer", max_length: 100, limit: null, docs_in_file: 2, bootstrap_iterations: 100 },
+    ...{ dtype: "float32", backend: "wasm" },
+  });
   assert.deepEqual(JSON.parse(JSON.stringify(result)), result, "plain JSON");
 });
 
@@ -142,6 +156,63 @@ test("an abort ends with `stopped` and asks the model nothing more", async () =>
   assert.deepEqual(none, [{ type: "stopped" }]);
 });
 
+/** The sample log of a result, and its path. */
+async function samplesOf(event: WorkEvent | undefined): Promise<SampleRecord[]> {
+  assert.ok(event?.type === "result");
+  const [result] = (event.result as EvaluateResult).results;
+  assert.deepEqual(event.blobs, [result?.samples?.blob]);
+  const text = await readFile(blobPath(folder, result?.samples?.blob.digest ?? ""), "utf8");
+  const samples = text.trimEnd().split("\n").map((line) => JSON.parse(line) as SampleRecord);
+  assert.equal(samples.length, result?.samples?.numSamples);
+  return samples;
+}
+
+test("the log has every doc in order, and its scores are those of the metrics", async () => {
+  const work = workOf([await taskFile("arc_easy", arcDocs)], { blobDir: folder });
+  const events = await run(work);
+  const samples = await samplesOf(events.at(-1));
+  assert.deepEqual(samples.map(({ doc_id }) => doc_id), arcDocs.map((_, i) => i));
+  assert.deepEqual(samples.map(({ gold }) => gold), arcDocs.map(({ gold }) => gold));
+  const right = samples.filter(({ correct }) => correct === true).length;
+  assert.equal(right / 40, resultOf(events).results[0]?.metrics["acc,none"]);
+  assert.ok(samples.every(({ log_likelihoods, is_greedy }) => log_likelihoods.length === 3 && is_greedy.length === 3));
+});
+
+test("more docs than one run takes give the same scores as in parts", async () => {
+  const many = Array.from({ length: 4000 }, (_, i) => ({ goal: "long ".repeat(30), sol1: `${i}`, sol2: `not ${i}`, label: i % 2 }));
+  const many2 = many.flatMap((doc) => [doc, { ...doc, goal: `${doc.goal}.` }]);
+  const work = workOf([await taskFile("piqa", many2)], { blobDir: folder, maxLength: 200 });
+  const samples = await samplesOf((await run(work)).at(-1));
+  const part = workOf([await taskFile("piqa", many2.slice(7000))], { blobDir: folder, maxLength: 200 });
+  const last = await samplesOf((await run(part)).at(-1));
+  assert.deepEqual(samples.slice(7000).map(({ log_likelihoods }) => log_likelihoods), last.map((one) => one.log_likelihoods));
+});
+
+test("examples stand before every question, and the result says how many and from where", async () => {
+  const calls: (readonly ScoreRequest[])[] = [];
+  const shots = await taskFile("arc_easy", arcDocs.slice(0, 5));
+  const data = { ...(await taskFile("arc_easy", [{ question: "Q", choices: ["a", "b"], gold: 0 }])), shotsPath: shots.path };
+  const events = await run(workOf([data], { numFewshot: 2 }), { ...fakeModel(calls), maxLength: 2000 });
+  const [result] = resultOf(events).results;
+  assert.equal(result?.settings["num_fewshot"], 2);
+  assert.equal(result?.settings["fewshot_split"], "train");
+  const digest = createHash("sha256").update(await readFile(shots.path)).digest("hex");
+  assert.equal(result?.settings["fewshot_digest"], digest);
+  for (const { ids, start } of calls.flat()) {
+    const context = String.fromCharCode(...ids.slice(0, start));
+    assert.match(context, /^Question: [^?]*\?\nAnswer: (yes|no \d|maybe)\n\nQuestion: [^?]*\?\nAnswer: .*\n\nQuestion: Q\nAnswer:$/);
+  }
+});
+
+test("work that stops or fails leaves no unfinished log", async () => {
+  const controller = new AbortController();
+  const work = workOf([await taskFile("arc_easy", arcDocs)], { blobDir: folder });
+  await run(work, fakeModel([], () => controller.abort()), controller.signal);
+  const failing: ServedModel = { ...fakeModel(), score: () => Promise.reject(new Error("out of order")) };
+  await assert.rejects(run(work, failing), /out of order/);
+  assert.deepEqual(await readdir(join(folder, "tmp")), []);
+});
+
 test("a model that has diverged gives results that JSON can carry", async () => {
   const diverged: ServedModel = {
     ...fakeModel(),
@@ -163,10 +234,15 @@ test("a limit takes the first docs and is on record", async () => {
 test("what cannot be evaluated is refused by name", async () => {
   const arc = await taskFile("arc_easy", arcDocs);
   const refusals: readonly [EvaluateWork, string, RegExp][] = [
-    [workOf([{ task: "hellaswag", path: arc.path }]), "invalid_request", /"hellaswag" is not known; there are .*arc_easy/],
+    [workOf([{ task: "mmlu", path: arc.path }]), "invalid_request", /"mmlu" is not known; there are .*arc_easy/],
     [workOf([arc], { maxLength: 201 }), "invalid_request", /max_length is 201, 1 to 200/],
     [workOf([arc], { limit: -1 }), "invalid_request", /limit is -1/],
-    [workOf([{ task: "arc_easy", path: join(folder, "none") }]), "dataset_invalid", /arc_easy: the file cannot be read/],
+    [workOf([arc], { numFewshot: -1 }), "invalid_request", /num_fewshot is -1, an integer from 0 to 1000/],
+    [workOf([arc], { numFewshot: 0.5 }), "invalid_request", /num_fewshot is 0.5/],
+    [workOf([arc], { numFewshot: 2 }), "dataset_invalid", /arc_easy: num_fewshot is 2 and there is no file of train.hf.jsonl or train.jsonl .*question: string.*; the train split of allenai\/ai2_arc \(ARC-Easy\)/],
+    [workOf([{ ...arc, shotsPath: join(folder, "none") }], { numFewshot: 2 }), "dataset_invalid", /cannot be read \(wanted is train.hf.jsonl/],
+    [workOf([{ ...arc, shotsPath: arc.path }], { numFewshot: 41 }), "dataset_invalid", /num_fewshot 41 draws 41 examples, the file has 40 docs/],
+    [workOf([{ task: "arc_easy", path: join(folder, "none") }]), "dataset_invalid", /arc_easy: the file cannot be read \(wanted is test.hf.jsonl or .*the test split of allenai\/ai2_arc/],
     [workOf([arc], { maxLength: 3 }), "unprocessable", /arc_easy doc 0, request 0: the continuation has 4 tokens/],
   ];
   for (const [work, code, message] of refusals) {

@@ -3,15 +3,18 @@
  * docs. Few docs, for the model runs on one core; the log-likelihoods of all docs are compared in parts elsewhere.
  */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
+import { blobPath } from "../../../src/engine/checkpoint/blobs.ts";
 import type { EvaluateResult } from "../../../src/engine/backends/work.ts";
+import { aggregate } from "../../../src/engine/eval/aggregate.ts";
 import type { BosProfile } from "../../../src/engine/eval/encodePair.ts";
-import { aggregate, evaluate } from "../../../src/engine/eval/evaluate.ts";
-import { tasks } from "../../../src/engine/eval/index.ts";
+import { evaluate } from "../../../src/engine/eval/evaluate.ts";
 import { parseDocs } from "../../../src/engine/eval/readDocs.ts";
+import type { SampleRecord } from "../../../src/engine/eval/sampleLog.ts";
 import { loadServedModel } from "../../../src/engine/infer/loadServedModel.ts";
 import type { ServedModel } from "../../../src/engine/infer/servedModel.ts";
 import { kernelsFor } from "../../../src/engine/kernels/index.ts";
@@ -19,7 +22,7 @@ import { loadTokenizer } from "../../../src/engine/tokenizer/loadTokenizer.ts";
 import type { ResolvedCheckpoint } from "../../../src/ops/manifest.ts";
 import { resolveFolder } from "../../helpers/hfModel.ts";
 import { needsShared, sharedData } from "../../helpers/shared.ts";
-import { benchmarkFiles, benchmarks, harnessRuns, readBenchmark, readHarnessRun } from "./goldenTasks.ts";
+import { benchmarkFiles, benchmarks, goldenTasks, harnessRuns, readBenchmark, readHarnessRun } from "./goldenTasks.ts";
 
 const stories = sharedData("checkpoints", "stories260K");
 const limits: Readonly<Record<string, number>> = { wikitext: 1 };
@@ -31,13 +34,41 @@ function withLength(checkpoint: ResolvedCheckpoint, maxPositionEmbeddings: numbe
   return { ...checkpoint, manifest: { ...manifest, config: { ...manifest.config, maxPositionEmbeddings } } };
 }
 
-async function measure(model: ServedModel, checkpoint: ResolvedCheckpoint, bos: BosProfile): Promise<EvaluateResult["results"]> {
+/** Log-likelihoods of the harness have five decimals; its own batches move them by up to 1.2e-4 in float32. */
+const absoluteTolerance = 1e-4;
+const relativeTolerance = 1e-5;
+
+function assertSamples(task: string, run: "bos" | "nobos", blobDir: string, digest: string): void {
+  const lines = readFileSync(blobPath(blobDir, digest), "utf8").trimEnd().split("\n");
+  const { samples } = readHarnessRun(run, task);
+  assert.equal(lines.length, limits[task] ?? docsOfOthers);
+  for (const line of lines) {
+    const sample = JSON.parse(line) as SampleRecord;
+    const expected = samples[sample.doc_id];
+    assert.ok(expected);
+    assert.equal(sample.log_likelihoods.length, expected.resps.length);
+    for (const [i, resp] of expected.resps.entries()) {
+      const [wanted, greedy] = typeof resp === "number" ? [resp, 0] : resp;
+      const difference = Math.abs(Number(sample.log_likelihoods[i]) - wanted);
+      const where = `${task} (${run}) doc ${sample.doc_id}, request ${i}: off by ${difference}`;
+      assert.ok(difference <= absoluteTolerance + relativeTolerance * Math.abs(wanted), where);
+      assert.equal(sample.is_greedy[i], greedy === 1, where);
+    }
+  }
+}
+
+async function measure(
+  model: ServedModel,
+  checkpoint: ResolvedCheckpoint,
+  bos: BosProfile,
+  blobDir: string,
+): Promise<EvaluateResult["results"]> {
   const tokenizer = loadTokenizer({
     tokenizerJson: readFileSync(join(stories ?? "", "tokenizer.json")),
     tokenizerConfigJson: readFileSync(join(stories ?? "", "tokenizer_config.json")),
   });
   const results: EvaluateResult["results"][number][] = [];
-  for (const { name } of tasks) {
+  for (const { name } of goldenTasks) {
     const work = {
       checkpoint,
       tasks: [{ task: name, path: join(benchmarks ?? "", benchmarkFiles[name] ?? "") }],
@@ -45,6 +76,7 @@ async function measure(model: ServedModel, checkpoint: ResolvedCheckpoint, bos: 
       bos,
       maxLength: name === "wikitext" ? 512 : 2048,
       bootstrapIterations: 0,
+      blobDir,
     };
     for await (const event of evaluate(work, model, tokenizer, new AbortController().signal)) {
       if (event.type === "result") results.push(...(event.result as EvaluateResult).results);
@@ -55,7 +87,7 @@ async function measure(model: ServedModel, checkpoint: ResolvedCheckpoint, bos: 
 
 /** The harness's metrics on the first docs: its own log-likelihoods of them, aggregated. */
 function expectedMetrics(name: string, run: "bos" | "nobos"): Record<string, number | string> {
-  const task = tasks.find((one) => one.name === name);
+  const task = goldenTasks.find((one) => one.name === name);
   assert.ok(task);
   const limit = limits[name] ?? docsOfOthers;
   const { docs } = parseDocs(task, readBenchmark(benchmarkFiles[name] ?? ""), limit);
@@ -76,11 +108,13 @@ test("stories260K measures as in lm_eval, on every task and in both profiles", n
   const { kernels } = await kernelsFor("wasm");
   const checkpoint = withLength(resolveFolder(stories ?? ""), 2048);
   const model = await loadServedModel(checkpoint, kernels);
+  const blobDir = mkdtempSync(join(tmpdir(), "cambium-eval-"));
   try {
     for (const [bos, run] of [["none", "nobos"], ["tokenizer", "bos"]] as const) {
-      const results = await measure(model, checkpoint, bos);
-      assert.equal(results.length, tasks.length);
-      for (const { task, metrics } of results) {
+      const results = await measure(model, checkpoint, bos, blobDir);
+      assert.equal(results.length, goldenTasks.length);
+      for (const { task, metrics, samples } of results) {
+        assertSamples(task, run, blobDir, samples?.blob.digest ?? "");
         const expected = expectedMetrics(task, run);
         for (const [key, value] of Object.entries(metrics)) {
           const wanted = expected[key];
@@ -91,5 +125,6 @@ test("stories260K measures as in lm_eval, on every task and in both profiles", n
     }
   } finally {
     model.close();
+    rmSync(blobDir, { recursive: true, force: true });
   }
 });

@@ -1,6 +1,7 @@
 /** The benchmark files of the shared data and what lm_eval 0.4.13 itself made of them. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { tasks } from "../../../src/engine/eval/index.ts";
 import { sharedData } from "../../helpers/shared.ts";
 
 /** Task -> its file below the benchmarks folder. */
@@ -14,6 +15,9 @@ export const benchmarkFiles: Readonly<Record<string, string>> = {
   wikitext: "wikitext/test.pages.jsonl",
   winogrande: "winogrande/validation.jsonl",
 };
+
+/** The tasks whose docs are in the shared data. */
+export const goldenTasks = tasks.filter(({ name }) => name in benchmarkFiles);
 
 export const benchmarks = sharedData("benchmarks");
 export const harnessRuns = sharedData("golden", "lm-eval");
@@ -47,7 +51,7 @@ export interface WikitextGolden {
   first_windows: { ctx: number[]; cont: number[] }[];
   n_windows_total: number;
   scored_tokens_total: number;
-  samples: { ll: number; words: number; bytes: number; target_hash: string; prompt_hash: string }[];
+  samples: { ll: number; words: number; bytes: number; doc_hash: string; target_hash: string; prompt_hash: string }[];
 }
 
 export function readWikitextGolden(profile: "no-bos" | "tokenizer-default"): WikitextGolden {

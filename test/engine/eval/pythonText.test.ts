@@ -1,6 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { codePointLength, splitAtSpaces, trim, trimEnd, trimStart } from "../../../src/engine/eval/pythonText.ts";
+import {
+  capitalize,
+  codePointLength,
+  splitAtSpaces,
+  trim,
+  trimEnd,
+  trimStart,
+} from "../../../src/engine/eval/pythonText.ts";
 
 /** Every code point for which CPython 3.11 says `chr(i).isspace()`. */
 const spaces = [
@@ -29,4 +36,34 @@ test("a text that begins or ends in white space has empty words there", () => {
 
 test("length counts code points", () => {
   assert.equal(codePointLength("a\u00e9\u{1F600}"), 3);
+});
+
+/** What CPython 3.11.7 makes of these: `str.capitalize()`. */
+const capitalized: readonly (readonly [string, string])[] = [
+  ["", ""],
+  ["he WALKS Off", "He walks off"],
+  ["[step] Take", "[step] take"],
+  ["\u00e9CLAIR", "\u00c9clair"],
+  ["\u00dfHARP", "Ssharp"],
+  ["\u0149a", "\u02bcNa"],
+  ["\u01c6ABO", "\u01c5abo"],
+  ["\u01c5A", "\u01c5a"],
+  ["\u01f2x", "\u01f2x"],
+  ["\u10d2\u10d0\u10db\u10d0\u10e0\u10ef\u10dd\u10d1\u10d0", "\u10d2\u10d0\u10db\u10d0\u10e0\u10ef\u10dd\u10d1\u10d0"],
+  ["\u1fb3\u0391\u03a3", "\u1fbc\u03b1\u03c2"],
+  ["\u1fb2\u0391", "\u1fba\u0345\u03b1"],
+  ["\u1fb7\u03c3", "\u0391\u0342\u0345\u03c3"],
+  ["\u1f88B", "\u1f88b"],
+  ["\ufb01N", "Fin"],
+  ["\ufb03X", "Ffix"],
+  ["\u0130STANBUL", "\u0130stanbul"],
+  ["\u039f\u0394\u039f\u03a3 \u0391\u03a3\u0391 \u03a3", "\u039f\u03b4\u03bf\u03c2 \u03b1\u03c3\u03b1 \u03c3"],
+  ["\u03a3", "\u03a3"],
+  ["\u03a3\u0391\u03a3.", "\u03a3\u03b1\u03c2."],
+  ["\ud801\udc28\ud801\udc00", "\ud801\udc00\ud801\udc28"],
+  ["1ABC", "1abc"],
+];
+
+test("capitalize gives title case to the first character and lower case to the rest, as Python", () => {
+  for (const [text, expected] of capitalized) assert.equal(capitalize(text), expected, text);
 });

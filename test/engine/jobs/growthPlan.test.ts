@@ -24,7 +24,7 @@ function mixedPlan(plan: GrowthPlan): GrowthPlan {
   ]);
   return {
     ...plan,
-    tensors: plan.tensors.map(({ info, recipe }) => ({ info, recipe: recipes.get(info.name) ?? recipe })),
+    tensors: plan.tensors.map((tensor) => ({ ...tensor, recipe: recipes.get(tensor.info.name) ?? tensor.recipe })),
   };
 }
 
@@ -40,7 +40,7 @@ test("built tensors go into one new blob, twins refer to it, and all else refers
     [query(2)],
   );
   assert.ok(blob);
-  const manifest = grownManifest(checkpoint.manifest, plan, tensors, "drop");
+  const manifest = grownManifest(checkpoint.manifest, plan, tensors, null);
   const blobs = { ...checkpoint.blobs, [blob.digest]: blobLocation(blobDir, blob) };
   const grown = { id: "g", manifest, blobs };
   const source = await readTensor(checkpoint, query(0));
@@ -67,7 +67,7 @@ test("a plan that only copies builds nothing and makes no blob directory", async
   const plan = planGrowth(checkpoint.manifest, request);
   assert.equal(buildsTensors(plan), false);
   const nowhere = join(folder, "nowhere");
-  assert.deepEqual(await buildTensors(plan, checkpoint, nowhere, {}), { tensors: [], blob: null });
+  assert.deepEqual(await buildTensors(plan, checkpoint, nowhere, {}), { tensors: [], blob: null, optimizer: null });
 });
 
 test("a growth declared preserving that changed a logit beyond its tolerance is refused, and no other", () => {

@@ -175,7 +175,7 @@ for (const kind of ["pglite", "postgres"] as const) {
       const config = { source: { type: "random", config: { hidden_size: -1 } } } as const;
       await assert.rejects(
         queue.submit("checkpoint_import", config),
-        (error: CodedError) => error.fields[0]?.pointer === "/source/config",
+        (error: CodedError) => error.fields[0]?.pointer === "/source/config/model_type",
       );
       assert.equal((await store.jobs.list({ limit: 100, kind: "training" })).rows.length, 0);
     });

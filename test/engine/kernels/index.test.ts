@@ -13,6 +13,12 @@ test("kernels that do not load are replaced by the reference, with the reason, u
   await assert.rejects(kernelsFor("wasm", "wasm-simd"), ({ code }: CodedError) => code === "backend_unavailable");
 });
 
+test("a build of the kernels that was asked for is loaded, or refused, but never replaced", async () => {
+  await assert.rejects(kernelsFor("wasm", "auto", "simd128"), ({ code }: CodedError) => code === "backend_unavailable");
+  await activateTfjs("wasm");
+  assert.equal((await kernelsFor("wasm", "auto", "simd128")).kernels.name, "wasm-simd128");
+});
+
 test("wasm gets its own kernels, and the reference when it is asked for", async () => {
   await activateTfjs("wasm");
   const { kernels, fallbackReason } = await kernelsFor("wasm");

@@ -14,7 +14,7 @@ function near(got: number, wanted: number, relative = 1e-9): void {
   assert.ok(Math.abs(got - wanted) <= relative * Math.abs(wanted), `${got}, wanted ${wanted}`);
 }
 
-test("cosine has the rates of the paper's 1.1B and 7B runs", () => {
+test("invariant 25: cosine has the rates of the paper's 1.1B and 7B runs", () => {
   near(learningRateAt(paper, 3e-4, 3000), 3e-4);
   near(learningRateAt(paper, 3e-4, 1500), 1.5e-4);
   near(learningRateAt(paper, 3e-4, 47_683), 2.852e-4, 1e-4);

@@ -18,6 +18,7 @@ import type { MicroBatch, Model } from "../../../src/engine/train/loss.ts";
 import { countTargets, lossAndGradients } from "../../../src/engine/train/loss.ts";
 import { trainStep } from "../../../src/engine/train/step.ts";
 import type { LlamaConfig } from "../../../src/ops/architectures/llamaConfig.ts";
+import { missingBlas } from "../../helpers/blas.ts";
 import { maxDifference, readGolden, resolveFolder } from "../../helpers/hfModel.ts";
 import { needsShared, sharedData } from "../../helpers/shared.ts";
 
@@ -154,7 +155,8 @@ async function goldenRun(backend: TfjsBackendName, choice: KernelChoice, file: s
   await checkRun(model, settings, steps, batchesOf, readGolden(join(path, file.replace(/json$/, "final.safetensors"))));
 }
 
-for (const [backend, choice] of [["cpu", "reference"], ["wasm", "reference"], ["wasm", "auto"]] as const) {
+const native = (await missingBlas()) === null ? [["wasm", "native"] as const] : [];
+for (const [backend, choice] of [["cpu", "reference"], ["wasm", "reference"], ["wasm", "auto"], ...native] as const) {
   for (const name of ["T1_tied_gqa", "T2_untied_hd12_bias"]) {
     test(`${backend}/${choice}: the gradients of ${name} are PyTorch's`, needsShared(folder), async () => {
       const model = await trainable(join(folder as string, `${name}.init`), backend, choice);
@@ -173,7 +175,7 @@ interface TorchGolden {
   train: Record<string, { loss: number; lr: number; grad_norm: number }[]>;
 }
 
-for (const [backend, choice] of [["wasm", "reference"], ["wasm", "auto"]] as const) {
+for (const [backend, choice] of [["wasm", "reference"], ["wasm", "auto"], ...native] as const) {
   for (const [name, layers] of [["stories260K", undefined], ["stack_x2", [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]]] as const) {
     if (choice === "reference" && layers) continue; // slow, and the same arithmetic once more
     test(`${backend}/${choice}: 20 steps of ${name} go as in PyTorch`, needsShared(torch, stories), async () => {

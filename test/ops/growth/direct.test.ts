@@ -85,7 +85,7 @@ const refusals: [title: string, request: object, code: string, pointer: string][
   ["a negative layer", { params: { layers: [0, -1, 2] } }, "unprocessable", "/params/layers/1"],
   ["a layer of text", { params: { layers: [0, "1", 2] } }, "invalid_request", "/params/layers/1"],
   ["a list that shrinks", { params: { layers: [0, 1] } }, "unprocessable", "/params/layers"],
-  ["an unknown pattern", { params: { pattern: "spiral" } }, "invalid_request", "/params/pattern"],
+  ["an unknown pattern", { params: { pattern: "spiral" } }, "unprocessable", "/params/pattern"],
   ["a pattern that is a number", { params: { pattern: 7 } }, "invalid_request", "/params/pattern"],
   ["a pattern that shrinks", { params: { pattern: "12" } }, "unprocessable", "/params/pattern"],
   ["a scheme that cannot be", { params: { pattern: { name: "midas", block: 2 } } }, "unprocessable", "/params/pattern/block"],

@@ -85,12 +85,12 @@ test("repeated layers are the second and later uses", () => {
 });
 
 const refusals: [title: string, run: () => unknown, code: string, pointer: string][] = [
-  ["an empty pattern", () => partialStackLayers("", 6, "/p"), "invalid_request", "/p"],
-  ["letters", () => partialStackLayers("12-ab", 6, "/p"), "invalid_request", "/p"],
-  ["a layer 0", () => partialStackLayers("0-12", 6, "/p"), "invalid_request", "/p"],
-  ["no times", () => partialStackLayers("12*0", 6, "/p"), "invalid_request", "/p"],
-  ["a falling range", () => partialStackLayers("4..2", 6, "/p"), "invalid_request", "/p"],
-  ["a pattern of a megabyte", () => partialStackLayers("1-".repeat(5e5), 6, "/p"), "invalid_request", "/p"],
+  ["an empty pattern", () => partialStackLayers("", 6, "/p"), "unprocessable", "/p"],
+  ["letters", () => partialStackLayers("12-ab", 6, "/p"), "unprocessable", "/p"],
+  ["a layer 0", () => partialStackLayers("0-12", 6, "/p"), "unprocessable", "/p"],
+  ["no times", () => partialStackLayers("12*0", 6, "/p"), "unprocessable", "/p"],
+  ["a falling range", () => partialStackLayers("4..2", 6, "/p"), "unprocessable", "/p"],
+  ["a pattern of a megabyte", () => partialStackLayers("1-".repeat(5e5), 6, "/p"), "unprocessable", "/p"],
   ["a layer that the source lacks", () => partialStackLayers("12-78", 6, "/p"), "unprocessable", "/p"],
   ["more than 1024 layers", () => partialStackLayers("123*342", 6, "/p"), "unprocessable", "/p"],
   ["an unknown scheme", () => schemeLayers({ name: "x" }, 6, "/p"), "invalid_request", "/p/name"],

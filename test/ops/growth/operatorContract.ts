@@ -9,7 +9,7 @@ import { CodedError } from "../../../src/ops/errors.ts";
 import { planGrowth, type GrowthPlanRequest } from "../../../src/ops/growth/index.ts";
 import type { GrowthOperator } from "../../../src/ops/growth/operator.ts";
 import { checkPlanLaws, type GrowthAxis } from "../../../src/ops/growth/plan.ts";
-import { execute, makeToy, toyIds, type Toy } from "../helpers/models.ts";
+import { computedWeights, execute, makeToy, toyIds, type Toy } from "../helpers/models.ts";
 import { maxDifference, referenceForward } from "../helpers/referenceForward.ts";
 
 export type Sample = Omit<GrowthPlanRequest, "operator" | "axis"> & { readonly axis: GrowthAxis };
@@ -56,7 +56,7 @@ export function operatorContract(operator: GrowthOperator, samples: readonly Sam
         checkTwins(plan, target);
         for (const values of target.values()) assert.ok(values.every(Number.isFinite));
         const change = maxDifference(
-          referenceForward(plan.targetConfig, target, toyIds),
+          referenceForward(plan.targetConfig, computedWeights(plan, target), toyIds),
           referenceForward(toy.source.config, toy.weights, toyIds),
         );
         if (plan.preservesFunction.value) {

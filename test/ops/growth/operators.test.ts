@@ -29,6 +29,20 @@ const samples: Readonly<Record<string, readonly Sample[]>> = {
     { axis: "width", factor: 2, params: { epsilon: "weights" } },
     { axis: "width", params: { target: { hidden_size: 44 }, rule: "eq14", epsilon: "weights" } },
   ],
+  random: [
+    { axis: "depth", factor: 2 },
+    { axis: "depth", params: { positions: [0, 2], ramp_steps: 10 } },
+    { axis: "width", factor: 2 },
+    { axis: "width", params: { target: { hidden_size: 44, intermediate_size: 61 }, stages: 3 }, seed: 9 },
+    { axis: "width", params: { target: { intermediate_size: 60 } } },
+  ],
+  learn: [
+    { axis: "depth", factor: 2 },
+    { axis: "depth", factor: 2, params: { fit_steps: 0 } },
+    { axis: "depth", params: { num_hidden_layers: 7, sequence_length: 64, clip: null } },
+    { axis: "width", factor: 2 },
+    { axis: "width", params: { target: { hidden_size: 44 }, num_hidden_layers: 5, fit_steps: 0 }, seed: 3 },
+  ],
 };
 
 for (const operator of listOperators()) operatorContract(operator, samples[operator.name] ?? []);

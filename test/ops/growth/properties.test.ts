@@ -1,6 +1,7 @@
 /** Growth requests nobody thought of: each is either refused by field or keeps the laws and its word. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { headDimMaps } from "../../../src/ops/growth/axes.ts";
 import fc from "fast-check";
 import { CodedError } from "../../../src/ops/errors.ts";
 import { checkPlanLaws, listOperators, planGrowth, type GrowthPlan } from "../../../src/ops/growth/index.ts";
@@ -105,4 +106,20 @@ test("any JSON for params, on any operator and axis, is refused by field or plan
     if (plan !== null) checkPlanLaws(source, plan);
   });
   fc.assert(property, { seed, numRuns: 2000 });
+});
+
+test("invariant 28: a head that grows by n keeps its rotary frequencies: pair i becomes pair n i, with the same angle", () => {
+  for (const [headDim, factor] of [[8, 2], [8, 3], [64, 4]] as const) {
+    const size = headDim * factor;
+    const theta = (pair: number, dims: number): number => 10000 ** ((-2 * pair) / dims);
+    const { key, query } = headDimMaps(headDim, factor, false);
+    const kept = [...key.origin].flatMap((from, dim) => (from >= 0 ? [[from, dim] as const] : []));
+    assert.equal(kept.length, headDim);
+    for (const [from, dim] of kept) {
+      assert.equal(Math.floor(dim / (size / 2)), Math.floor(from / (headDim / 2)), "halves stay halves");
+      const [before, after] = [theta(from % (headDim / 2), headDim), theta(dim % (size / 2), size)];
+      assert.ok(Math.abs(after / before - 1) < 1e-12, `${after} for ${before}`);
+      assert.equal(query.origin[dim], from);
+    }
+  }
 });

@@ -2,6 +2,8 @@
 import { expectedTensors, tensorSpecs } from "../../../src/ops/architectures/llama.ts";
 import type { LlamaConfig } from "../../../src/ops/architectures/llamaConfig.ts";
 import { elementCount } from "../../../src/ops/dtype.ts";
+import { maskedValues, tensorMask } from "../../../src/ops/growth/mask.ts";
+import { plannedMoments } from "../../../src/ops/growth/moments.ts";
 import type { GrowthPlan, GrowthSource } from "../../../src/ops/growth/plan.ts";
 import { seededStream } from "../../../src/ops/rng.ts";
 import type { Weights } from "./referenceForward.ts";
@@ -72,4 +74,32 @@ export function execute<Values extends Float32Array | Float64Array>(
     made.set(info.name, values);
   }
   return made;
+}
+
+/** @returns the weights that a grown model computes with before it is trained: the target's, masked where it is. */
+export function computedWeights<Values extends Float32Array | Float64Array>(
+  plan: GrowthPlan,
+  weights: ReadonlyMap<string, Values>,
+): Map<string, Values> {
+  const { growthMask } = plan;
+  if (!growthMask) return new Map(weights);
+  const maskOf = tensorMask(plan.targetConfig, growthMask);
+  const specs = new Map(tensorSpecs(plan.targetConfig).map((spec) => [spec.name, spec]));
+  return new Map(
+    [...weights].map(([name, values]) => {
+      const spec = specs.get(name)!;
+      const mask = maskOf(spec);
+      return [name, mask === null ? values : maskedValues(values, spec.shape, mask)];
+    }),
+  );
+}
+
+/** @returns the target's moments: what a growth job does with `optimizer_state: "grow"`, in memory. */
+export function executeMoments<Values extends Float32Array | Float64Array>(
+  plan: GrowthPlan,
+  which: "first" | "second",
+  moments: ReadonlyMap<string, Values>,
+): Map<string, Values> {
+  const tensors = plannedMoments(plan).map((each, index) => ({ ...plan.tensors[index]!, recipe: each[which] }));
+  return execute({ ...plan, tensors }, moments);
 }

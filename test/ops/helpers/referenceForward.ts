@@ -8,8 +8,19 @@ import type { LlamaConfig } from "../../../src/ops/architectures/llamaConfig.ts"
 export type Weights = ReadonlyMap<string, Float32Array | Float64Array>;
 type Rows = Float64Array[];
 
+/** What a masked model does differently: outputs are multiplied, and norms count fewer dimensions. */
+export interface Fading {
+  /** Factor of output `index` of a linear, by its name and layer; of hidden dimension `index` for "embedding". */
+  readonly factor: (name: string, layer: number, index: number) => number;
+  /** Dimensions over which a norm's mean is taken; the hidden size for a plain model. */
+  readonly liveDimensions: number;
+}
+
 /** @returns logits at every position. */
-export function referenceForward(config: LlamaConfig, weights: Weights, ids: readonly number[]): Rows {
+export function referenceForward(config: LlamaConfig, weights: Weights, ids: readonly number[], fading?: Fading): Rows {
+  const faded = (rows: Rows, name: string, layer: number): Rows =>
+    fading ? rows.map((row) => row.map((value, i) => value * fading.factor(name, layer, i))) : rows;
+  const live = fading?.liveDimensions ?? config.hiddenSize;
   const get = (name: string): Float32Array | Float64Array => {
     const values = weights.get(name);
     if (!values) throw new Error(`no tensor ${name}`);
@@ -17,24 +28,25 @@ export function referenceForward(config: LlamaConfig, weights: Weights, ids: rea
   };
   const d = config.hiddenSize;
   const embedding = get("model.embed_tokens.weight");
-  let x: Rows = ids.map((id) => Float64Array.from(embedding.subarray(id * d, (id + 1) * d)));
+  let x: Rows = faded(ids.map((id) => Float64Array.from(embedding.subarray(id * d, (id + 1) * d))), "embedding", 0);
   for (let layer = 0; layer < config.numHiddenLayers; layer += 1) {
     const prefix = `model.layers.${layer}.`;
     const linear = (rows: Rows, name: string): Rows =>
-      matmul(rows, get(`${prefix}${name}.weight`), weights.get(`${prefix}${name}.bias`));
-    const normed = rmsNorm(x, get(`${prefix}input_layernorm.weight`), config.rmsNormEps);
+      faded(matmul(rows, get(`${prefix}${name}.weight`), weights.get(`${prefix}${name}.bias`)), name, layer);
+    const normed = rmsNorm(x, get(`${prefix}input_layernorm.weight`), config.rmsNormEps, live);
     const q = rope(config, linear(normed, "self_attn.q_proj"));
     const k = rope(config, linear(normed, "self_attn.k_proj"));
     const v = linear(normed, "self_attn.v_proj");
     x = add(x, linear(attention(config, q, k, v), "self_attn.o_proj"));
-    const inner = rmsNorm(x, get(`${prefix}post_attention_layernorm.weight`), config.rmsNormEps);
+    const inner = rmsNorm(x, get(`${prefix}post_attention_layernorm.weight`), config.rmsNormEps, live);
     const gate = linear(inner, "mlp.gate_proj");
     const up = linear(inner, "mlp.up_proj");
     const mixed = gate.map((row, t) => row.map((g, i) => (g / (1 + Math.exp(-g))) * up[t]![i]!));
     x = add(x, linear(mixed, "mlp.down_proj"));
   }
   const head = config.tieWordEmbeddings ? embedding : get("lm_head.weight");
-  return matmul(rmsNorm(x, get("model.norm.weight"), config.rmsNormEps), head);
+  const last = rmsNorm(x, get("model.norm.weight"), config.rmsNormEps, live);
+  return matmul(config.tieWordEmbeddings ? faded(last, "embedding", 0) : last, head);
 }
 
 function matmul(rows: Rows, weight: Float32Array | Float64Array, bias?: Float32Array | Float64Array): Rows {
@@ -54,9 +66,9 @@ function add(left: Rows, right: Rows): Rows {
   return left.map((row, t) => row.map((value, i) => value + right[t]![i]!));
 }
 
-function rmsNorm(rows: Rows, gain: Float32Array | Float64Array, eps: number): Rows {
+function rmsNorm(rows: Rows, gain: Float32Array | Float64Array, eps: number, live: number): Rows {
   return rows.map((row) => {
-    const scale = 1 / Math.sqrt(row.reduce((total, value) => total + value * value, 0) / row.length + eps);
+    const scale = 1 / Math.sqrt(row.reduce((total, value) => total + value * value, 0) / live + eps);
     return row.map((value, i) => value * scale * gain[i]!);
   });
 }

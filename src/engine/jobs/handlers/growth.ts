@@ -4,13 +4,18 @@
  */
 import { planGrowth, type GrowthPlan } from "../../../ops/growth/index.ts";
 import type { NewBlob } from "../../../ops/events.ts";
-import type { ResolvedCheckpoint } from "../../../ops/manifest.ts";
+import type { OptimizerRef, ResolvedCheckpoint } from "../../../ops/manifest.ts";
 import type { TensorRef } from "../../../ops/tensor.ts";
 import type { CompareResult } from "../../backends/work.ts";
 import { blobLocation } from "../../checkpoint/blobs.ts";
 import { checkpointDigest } from "../../checkpoint/digest.ts";
-import { pickBackend } from "../backendChoice.ts";
-import { assertPreserved, buildsTensors, grownManifest, growthReceipt, type Verification } from "../growthPlan.ts";
+import type { CheckpointRow } from "../../store/types.ts";
+import { pickBackend, pinBackend } from "../backendChoice.ts";
+import type { FittedGrowth } from "../fitGrowth.ts";
+import { fitDataset, fitReceipt, planFit, type FitOutcome } from "../fitPlan.ts";
+import type { BuiltTensors } from "../growTensors.ts";
+import { assertPreserved, buildsTensors, grownManifest } from "../growthPlan.ts";
+import { growthFields, growthReceipt, type Verification } from "../growthPlan.ts";
 import type { Handler, HandlerContext } from "../handler.ts";
 import type { GrowthRequest } from "../requests.ts";
 import { collect, ownBlobs } from "./collect.ts";
@@ -25,21 +30,29 @@ export const growth: Handler<"growth"> = async (request, context) => {
   const row = await store.checkpoints.get(request.checkpoint);
   const source = await store.checkpoints.resolve(row);
   const plan = planGrowth(row.manifest, request);
-  const built = await buildNew(request, plan, source, context);
+  const built = plan.fit
+    ? await fitNew(request, plan, row, source, context)
+    : await buildNew(request, plan, source, context);
   if (built === null) return "stopped";
-  const manifest = grownManifest(row.manifest, plan, built.tensors, request.optimizer_state ?? "drop");
+  const { fit } = built;
+  const manifest = grownManifest(row.manifest, plan, built.tensors, built.optimizer);
   const digest = checkpointDigest(manifest);
   const blobs = { ...source.blobs };
   for (const blob of built.blobs) blobs[blob.digest] = blobLocation(settings.blobDir, blob);
   const verification = await verify(request, plan, { source, target: { id: "grown", manifest, blobs } }, context);
   if (verification === null) return "stopped";
   assertPreserved(plan, verification);
-  const receipt = growthReceipt(request, plan, digest, verification);
+  const receipt = {
+    ...growthReceipt(request, plan, digest, verification),
+    ...(fit ? { fit: fitReceipt(fit) } : {}),
+  };
   return {
     checkpoint: {
       ...{ name: request.name ?? null, manifest, digest, relation: "grown", parents: [row.id] },
-      // the base's tokens and FLOPs were spent on these weights too
-      ...{ tokensSeen: row.tokensSeen, flopsSpent: row.flopsSpent, dataSeen: row.dataSeen },
+      // the base's tokens and FLOPs were spent on these weights too, and those of a fit
+      tokensSeen: row.tokensSeen + (fit?.tokens ?? 0),
+      flopsSpent: row.flopsSpent + (fit?.flops ?? 0),
+      dataSeen: fit ? { ...row.dataSeen, [fit.dataset]: fit.position } : row.dataSeen,
       ...{ receipt, metadata: request.metadata ?? {}, job: context.job.id },
       blobs: ownBlobs(built.blobs),
     },
@@ -47,18 +60,53 @@ export const growth: Handler<"growth"> = async (request, context) => {
   };
 };
 
+/** What was written, and what was spent on learning it. */
+interface Built {
+  readonly tensors: readonly TensorRef[];
+  /** The grown moments; null where they are dropped. */
+  readonly optimizer: OptimizerRef | null;
+  readonly blobs: readonly NewBlob[];
+  readonly fit?: FitOutcome;
+}
+
+/** Learns the expansion on the request's dataset, saving resume points, and builds what follows from it. */
+async function fitNew(
+  request: GrowthRequest,
+  plan: GrowthPlan,
+  base: CheckpointRow,
+  source: ResolvedCheckpoint,
+  context: HandlerContext,
+): Promise<Built | null> {
+  const { store, settings, job } = context;
+  const dataset = await store.datasets.resolve(await store.datasets.get(fitDataset(plan) ?? ""));
+  const work = planFit({ request, plan, base, source, dataset, job, settings });
+  const backend = await pinBackend(plan.fit?.settings.backend ?? null, context);
+  const events = context.compute({ kind: "fit", backend, work });
+  const made = await collect<FittedGrowth>(events, context, async ({ state, blobs }) => {
+    await context.save(state, blobs, null);
+  });
+  if (made === null) return null;
+  const { tensors, fit } = made.result;
+  const { step: steps, tokens, flops, position } = fit.state;
+  const losses = { trainLoss: fit.trainLoss, validationLoss: fit.validationLoss };
+  const outcome = { dataset: dataset.id, backend, steps, tokens, flops, position, ...losses };
+  return { tensors, optimizer: null, blobs: made.blobs, fit: outcome };
+}
+
 async function buildNew(
   request: GrowthRequest,
   plan: GrowthPlan,
   source: ResolvedCheckpoint,
   context: HandlerContext,
-): Promise<{ tensors: readonly TensorRef[]; blobs: readonly NewBlob[] } | null> {
-  if (!buildsTensors(plan)) return { tensors: [], blobs: [] };
-  const { operator, axis, factor, params, seed } = request;
-  const asked = { operator, axis, ...(factor === undefined ? {} : { factor }), ...(params ? { params } : {}) };
-  const work = { source, request: { ...asked, seed: seed ?? 0 }, blobDir: context.settings.blobDir };
-  const made = await collect<readonly TensorRef[]>(context.compute({ kind: "grow", work }), context);
-  return made === null ? null : { tensors: made.result, blobs: made.blobs };
+): Promise<Built | null> {
+  const growOptimizer = request.optimizer_state === "grow";
+  if (!buildsTensors(plan) && !growOptimizer) return { tensors: [], optimizer: null, blobs: [] };
+  const { blobDir } = context.settings;
+  const work = { source, request: growthFields(request), blobDir, growOptimizer };
+  const made = await collect<BuiltTensors>(context.compute({ kind: "grow", work }), context);
+  if (made === null) return null;
+  const { tensors, optimizer } = made.result;
+  return { tensors, optimizer: optimizer?.ref ?? null, blobs: made.blobs };
 }
 
 /** Measures the change of the logits, where that is wanted and possible; null where it was stopped. */

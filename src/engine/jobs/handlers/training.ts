@@ -3,6 +3,7 @@
  * attempt goes on where the last one stopped; published ones become checkpoints of their own.
  */
 import type { TrainingState } from "../../../ops/events.ts";
+import { maskAfter } from "../../../ops/growth/index.ts";
 import type { CheckpointManifest, JsonObject } from "../../../ops/manifest.ts";
 import { checkpointDigest } from "../../checkpoint/digest.ts";
 import type { TrainResult } from "../../backends/work.ts";
@@ -66,6 +67,7 @@ function trained(
     tensors: state.weights,
     original: null,
     optimizer: keepOptimizer && hasMoments ? state.optimizer : null,
+    growthMask: maskAfter(base.manifest.config, base.manifest.growthMask, state.step),
   };
   return {
     ...{ name: request.name ?? null, manifest, digest: checkpointDigest(manifest) },

@@ -7,10 +7,11 @@
  */
 import type { Kernels } from "../kernels.ts";
 import { openWasmKernels } from "../wasm/createWasmKernels.ts";
-import type { WasmKernelOptions } from "../wasm/createWasmKernels.ts";
+import type { WasmKernelOptions, WasmKernels } from "../wasm/createWasmKernels.ts";
 import { makeCrossEntropy } from "../wasm/crossEntropy.ts";
 import { makeLinear, wasmProducts } from "../wasm/linear.ts";
 import { openBlas } from "./blas.ts";
+import type { Blas } from "./blas.ts";
 import { blasCrossEntropy } from "./crossEntropy.ts";
 import { blasProducts } from "./linear.ts";
 
@@ -20,8 +21,12 @@ import { blasProducts } from "./linear.ts";
  * @throws backend_unavailable when there is no BLAS, koffi or WebAssembly SIMD
  */
 export async function createNativeKernels(options: WasmKernelOptions = {}): Promise<Kernels> {
-  const { kernels, heap, functions } = await openWasmKernels(options);
-  const blas = await openBlas(heap.memory);
+  const wasm = await openWasmKernels(options);
+  return withBlas(wasm, await openBlas(wasm.heap.memory));
+}
+
+/** @returns the wasm kernels with their products replaced by those of `blas`. */
+export function withBlas({ kernels, heap, functions }: WasmKernels, blas: Blas): Kernels {
   return {
     ...kernels,
     name: `native (${blas.name}, ${kernels.name})`,

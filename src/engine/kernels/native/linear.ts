@@ -10,8 +10,8 @@ import type { KernelHeap } from "../wasm/heap.ts";
 import type { LinearProducts } from "../wasm/linear.ts";
 import type { Blas } from "./blas.ts";
 
-/** Rows up to which c/linear.c streams the weights. */
-const directRows = 8;
+/** Rows up to which c/linear.c, which streams the weights, is no slower than packing them (measured). */
+const directRows = 4;
 
 /** @returns the products by `blas`, and by `wasm` where that is faster. */
 export function blasProducts(heap: KernelHeap, wasm: LinearProducts, blas: Blas): LinearProducts {

@@ -17,18 +17,17 @@
  */
 import type { Kernels } from "../kernels.ts";
 import { makeCausalAttention } from "./causalAttention.ts";
+import { chooseKernels } from "./chooseKernels.ts";
 import { makeCrossEntropy, wasmCrossEntropy } from "./crossEntropy.ts";
 import { makeEmbedding } from "./embedding.ts";
 import { KernelHeap } from "./heap.ts";
 import { makeLinear, wasmProducts } from "./linear.ts";
-import { loadKernels } from "./module.ts";
 import type { KernelFunctions } from "./module.ts";
 import { makeAdamw, makeSumOfSquares } from "./optimizer.ts";
 import { makeRmsNorm } from "./rmsNorm.ts";
 import { makeRope } from "./rope.ts";
 import { makeSwiglu } from "./swiglu.ts";
-import { isFaithfulAndFaster } from "./trial.ts";
-import { candidateVariants } from "./variants.ts";
+import { makeWritePositions } from "./writePositions.ts";
 import type { KernelVariant } from "./variants.ts";
 
 export interface WasmKernelOptions {
@@ -55,11 +54,12 @@ export async function createWasmKernels(options: WasmKernelOptions = {}): Promis
 /** As `createWasmKernels`, open to be built upon. */
 export async function openWasmKernels(options: WasmKernelOptions = {}): Promise<WasmKernels> {
   const heap = new KernelHeap();
-  const [variant, c] = await choose(heap, options.variant);
+  const [variant, c] = await chooseKernels(heap, options.variant);
   return { kernels: kernelsOn(heap, c, `wasm-${variant}`), heap, functions: c };
 }
 
-function kernelsOn(heap: KernelHeap, c: KernelFunctions, name: string): Kernels {
+/** @returns the kernels that call `c`, which may be wrapped: that is how the bench measures their shares. */
+export function kernelsOn(heap: KernelHeap, c: KernelFunctions, name: string): Kernels {
   return {
     name,
     linear: makeLinear(heap, c, wasmProducts(heap, c)),
@@ -69,15 +69,8 @@ function kernelsOn(heap: KernelHeap, c: KernelFunctions, name: string): Kernels 
     causalAttention: makeCausalAttention(heap, c),
     swiglu: makeSwiglu(heap, c),
     crossEntropy: makeCrossEntropy(heap, c, wasmCrossEntropy(heap, c)),
+    writePositions: makeWritePositions(heap),
     adamw: makeAdamw(heap, c),
     sumOfSquares: makeSumOfSquares(heap, c),
   };
-}
-
-async function choose(heap: KernelHeap, wanted?: KernelVariant): Promise<[KernelVariant, KernelFunctions]> {
-  const [first, second] = candidateVariants(wanted);
-  const fast = await loadKernels(first, heap.memory);
-  if (first !== "relaxed256" || second !== "relaxed") return [first, fast];
-  const plain = await loadKernels(second, heap.memory);
-  return isFaithfulAndFaster(heap, fast, plain) ? [first, fast] : [second, plain];
 }

@@ -100,6 +100,11 @@ export class KernelHeap {
     return this.#scratch;
   }
 
+  /** @returns how many tensors share the bytes of this one, itself included. */
+  owners(tensor: tf.Tensor): number {
+    return this.#backend.refCount(tensor.dataId);
+  }
+
   /**
    * @returns the address of a variable that is about to be changed in place. Bytes it still shares with another
    * tensor (its initial value) are copied first, and whatever tfjs derived from the old bytes (its packed

@@ -3,7 +3,6 @@
  * by it and by the plain build: it must give the same bytes, and be faster. On a processor without 256-bit
  * vectors its wide tiles are slower.
  */
-import type { KernelHeap } from "./heap.ts";
 import type { KernelFunctions } from "./module.ts";
 
 /** y[size,size] = x w^T, and odd sizes for the comparison; about 0.5 ms a time. */
@@ -11,8 +10,15 @@ const size = 256;
 const oddSize = 251;
 const rounds = 5;
 
+/** Where a trial is made; the heap of tfjs is one. */
+export interface TrialSpace {
+  readonly memory: WebAssembly.Memory;
+  /** @returns the address of at least `floats` float32. */
+  scratch(floats: number): number;
+}
+
 /** @returns whether `candidate` gives the bytes of `plain` and is at least as fast. */
-export function isFaithfulAndFaster(heap: KernelHeap, candidate: KernelFunctions, plain: KernelFunctions): boolean {
+export function isFaithfulAndFaster(heap: TrialSpace, candidate: KernelFunctions, plain: KernelFunctions): boolean {
   const matrix = size * size;
   const x = heap.scratch(4 * matrix + Math.max(candidate.gemm_scratch_floats(), plain.gemm_scratch_floats()));
   const [w, y, z, scratch] = [1, 2, 3, 4].map((n) => x + n * matrix * 4) as [number, number, number, number];

@@ -64,25 +64,54 @@ INLINE void directRow16(int k, const float *a, const float *b, int ldb, float *c
   store(c, s0), store(c + 4, s1), store(c + 8, s2), store(c + 12, s3);
 }
 
-/* C[m,n] (+)= sum over k of a[m][k] b[n][k], each row of b read once from memory. */
+#define EACH_OF(rows) _Pragma("clang loop unroll(full)") for (int r = 0; r < (rows); r++)
+
+/* `rows` rows, a constant, by 4 columns: the columns are turned once for all of them. k is a multiple of 4. */
+INLINE void directFull(
+    const int rows, int k, const float *a, int lda, const float *b, int ldb, float *c, int ldc, int add) {
+  v128_t sum[8];
+  EACH_OF(rows) sum[r] = SPLAT(0.0f);
+  for (int i = 0; i < k; i += 4) {
+    v128_t w0 = load(b + i), w1 = load(b + ldb + i), w2 = load(b + 2 * ldb + i), w3 = load(b + 3 * ldb + i);
+    transpose4(&w0, &w1, &w2, &w3);
+    EACH_OF(rows) sum[r] = MADD(wasm_v128_load32_splat(a + r * lda + i), w0, sum[r]);
+    EACH_OF(rows) sum[r] = MADD(wasm_v128_load32_splat(a + r * lda + i + 1), w1, sum[r]);
+    EACH_OF(rows) sum[r] = MADD(wasm_v128_load32_splat(a + r * lda + i + 2), w2, sum[r]);
+    EACH_OF(rows) sum[r] = MADD(wasm_v128_load32_splat(a + r * lda + i + 3), w3, sum[r]);
+  }
+  EACH_OF(rows) store(c + r * ldc, add ? ADD(load(c + r * ldc), sum[r]) : sum[r]);
+}
+
+/* Columns j .. j + cols - 1 (at most 4) of any rows and any k. */
+INLINE void directEdge(int m, int cols, int k, const float *a, int lda, const float *b, int ldb, float *c, int ldc,
+                       int add) {
+  for (int i = 0; i < m; i += 4, a += 4 * lda, c += 4 * ldc) {
+    /* The number of rows as a constant, so that unused sums cost nothing. */
+    if (m - i >= 4) directRowsGroup(4, cols, k, a, lda, b, ldb, c, ldc, add);
+    else if (m - i == 3) directRowsGroup(3, cols, k, a, lda, b, ldb, c, ldc, add);
+    else if (m - i == 2) directRowsGroup(2, cols, k, a, lda, b, ldb, c, ldc, add);
+    else directRowsGroup(1, cols, k, a, lda, b, ldb, c, ldc, add);
+  }
+}
+
+/* C[m,n] (+)= sum over k of a[m][k] b[n][k], each row of b read once from memory: 16 of them by all rows of a. */
 INLINE void directRows(int m, int n, int k, const float *a, int lda, const float *b, int ldb, float *c, int ldc,
                        int add) {
   int j = 0;
-  if (m == 1 && k % 4 == 0) {
-    for (; j + 16 <= n; j += 16) directRow16(k, a, b + j * ldb, ldb, c + j, add);
-  }
-  for (; j < n; j += 4) {
-    int cols = minInt(n - j, 4);
-    for (int i = 0; i < m; i += 4) {
-      const float *ai = a + i * lda, *bj = b + j * ldb;
-      float *at = c + i * ldc + j;
-      /* The number of rows as a constant, so that unused sums cost nothing. */
-      if (m - i >= 4) directRowsGroup(4, cols, k, ai, lda, bj, ldb, at, ldc, add);
-      else if (m - i == 3) directRowsGroup(3, cols, k, ai, lda, bj, ldb, at, ldc, add);
-      else if (m - i == 2) directRowsGroup(2, cols, k, ai, lda, bj, ldb, at, ldc, add);
-      else directRowsGroup(1, cols, k, ai, lda, bj, ldb, at, ldc, add);
+  if (k % 4 == 0) {
+    for (; j + 16 <= n; j += 16, b += 16 * ldb, c += 16) {
+      int i = 0;
+      for (; i + 4 <= m; i += m - i >= 8 ? 8 : 4) {
+        for (int v = 0; v < 16; v += 4) {
+          const float *ai = a + i * lda, *bv = b + v * ldb;
+          if (m - i >= 8) directFull(8, k, ai, lda, bv, ldb, c + i * ldc + v, ldc, add);
+          else directFull(4, k, ai, lda, bv, ldb, c + i * ldc + v, ldc, add);
+        }
+      }
+      for (; i < m; i++) directRow16(k, a + i * lda, b, ldb, c + i * ldc, add);
     }
   }
+  for (; j < n; j += 4, b += 4 * ldb, c += 4) directEdge(m, minInt(n - j, 4), k, a, lda, b, ldb, c, ldc, add);
 }
 
 /* C[m,n] += sum over k of a[m][k] b[k][n]: the chain goes on from C. */

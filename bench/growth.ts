@@ -1,0 +1,169 @@
+/**
+ * How fast a checkpoint grows, beside `cp` and `cat` of the same bytes in the same run: G_stack of the paper's 7B base,
+ * which writes nothing; width growth of the 410M model, which writes all of it; and the export of the stacked model as
+ * a stream. All in bf16, with seeded made-up numbers in a temporary folder that is removed afterwards (15 GB at full
+ * size). Each growth runs in a process of its own, whose peak memory is told. Prints what it measured; decides nothing.
+ *
+ * node bench/growth.ts [--short] [--rounds N] [--split elementwise|even|scalar|tile]
+ * `--short` takes two layers of each model (1 GB), for a look on a busy machine.
+ */
+import { execFileSync, fork } from "node:child_process";
+import { createHash } from "node:crypto";
+import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { open } from "node:fs/promises";
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { checkpointDigest } from "../src/engine/checkpoint/digest.ts";
+import { openViewFile, listViewFiles } from "../src/engine/checkpoint/view.ts";
+import { growTensors } from "../src/engine/jobs/growTensors.ts";
+import { grownManifest } from "../src/engine/jobs/growthPlan.ts";
+import { expectedTensors } from "../src/ops/architectures/llama.ts";
+import { formatLlamaConfig } from "../src/ops/architectures/llamaConfig.ts";
+import { encodeFromF32, tensorBytes } from "../src/ops/dtype.ts";
+import { planGrowth, type GrowthPlanRequest } from "../src/ops/growth/index.ts";
+import type { ResolvedCheckpoint } from "../src/ops/manifest.ts";
+import { findPreset } from "../src/ops/planner/presets.ts";
+import { seededStream } from "../src/ops/rng.ts";
+
+interface Work {
+  readonly what: "stack" | "width" | "export";
+  readonly source: ResolvedCheckpoint;
+  readonly request: GrowthPlanRequest;
+  readonly blobDir: string;
+}
+
+interface Measured {
+  readonly seconds: number;
+  /** Bytes written, or streamed. */
+  readonly bytes: number;
+  readonly peakRssMb: number;
+  readonly blob: string | null;
+  readonly largestTensorMb: number;
+}
+
+/** One file of all tensors, without a header: numbers of N(0, 0.02), repeated every 16 Mi. */
+async function makeCheckpoint(folder: string, preset: string, layers: number | null): Promise<ResolvedCheckpoint> {
+  const found = findPreset(preset)!;
+  const config = layers === null ? found : { ...found, numHiddenLayers: layers };
+  const infos = expectedTensors(config, "BF16");
+  const chunk = encodeFromF32(seededStream(1, preset).fillNormal(new Float32Array(1 << 24), 0.02), "BF16");
+  const blob = createHash("sha256").update(preset).digest("hex");
+  const path = join(folder, `${preset}.bin`);
+  const file = await open(path, "w");
+  let offset = 0;
+  const tensors = infos.map((info) => {
+    const sizeBytes = tensorBytes(info);
+    const ref = { ...info, blob, offset, sizeBytes, sha256: createHash("sha256").update(info.name).digest("hex") };
+    offset += sizeBytes;
+    return ref;
+  });
+  for (let done = 0; done < offset; done += chunk.length) await file.write(chunk.subarray(0, offset - done));
+  await file.sync();
+  await file.close();
+  return {
+    id: preset,
+    manifest: {
+      ...{ architecture: "llama", config, configJson: formatLlamaConfig(config, {}), tensors, files: [] },
+      ...{ original: null, optimizer: null },
+    },
+    blobs: { [blob]: { path, sizeBytes: offset, mtimeMs: null } },
+  };
+}
+
+async function measure({ what, source, request, blobDir }: Work): Promise<Measured> {
+  const start = performance.now();
+  const plan = planGrowth(source.manifest, request);
+  const built = what === "width" ? await growTensors({ source, request, blobDir }, {}) : null;
+  const manifest = grownManifest(source.manifest, plan, built?.tensors ?? [], null);
+  checkpointDigest(manifest);
+  let seconds = (performance.now() - start) / 1000;
+  let bytes = built?.blob?.sizeBytes ?? 0;
+  if (what === "export") {
+    const again = performance.now();
+    const resolved = { id: "grown", manifest, blobs: source.blobs };
+    for (const { name } of listViewFiles(manifest)) {
+      for await (const part of await openViewFile(resolved, name)) bytes += part.length;
+    }
+    seconds = (performance.now() - again) / 1000;
+  }
+  const largest = Math.max(...plan.tensors.map(({ info }) => tensorBytes(info)));
+  const peakRssMb = process.resourceUsage().maxRSS / 1024;
+  return { seconds, bytes, peakRssMb, blob: built?.blob?.digest ?? null, largestTensorMb: largest / 2 ** 20 };
+}
+
+function inChild(work: Work): Promise<Measured> {
+  return new Promise((resolve, reject) => {
+    const child = fork(fileURLToPath(import.meta.url), ["--child"]);
+    child.once("message", (message) => {
+      resolve(message as Measured);
+      child.kill();
+    });
+    child.once("error", reject);
+    child.once("exit", (code) => reject(new Error(`the growth's process exited with ${code}`)));
+    child.send(work);
+  });
+}
+
+function seconds(run: () => unknown): number {
+  const start = performance.now();
+  run();
+  return (performance.now() - start) / 1000;
+}
+
+const best = (values: readonly number[]): number => Math.min(...values);
+const rate = (bytes: number, time: number): string => `${(bytes / time / 1e9).toFixed(2)} GB/s`;
+
+async function benchStack(folder: string, layers: number | null, rounds: number): Promise<void> {
+  const source = await makeCheckpoint(folder, "7b-base", layers);
+  const request: GrowthPlanRequest = { operator: "direct", axis: "depth", factor: 4 };
+  const { path } = Object.values(source.blobs)[0]!;
+  const runs: Measured[] = [];
+  for (let round = 0; round < rounds; round += 1) runs.push(await inChild({ what: "stack", source, request, blobDir: folder }));
+  const copied = best(Array.from({ length: rounds }, () => seconds(() => execFileSync("cp", [path, `${path}.copy`]))));
+  rmSync(`${path}.copy`);
+  const size = statSync(path).size;
+  console.log(`stack 7b-base x4: ${best(runs.map((r) => r.seconds)).toFixed(4)} s, ${runs[0]!.bytes} bytes written, peak RSS ${Math.max(...runs.map((r) => r.peakRssMb)).toFixed(0)} MB; cp of its base: ${copied.toFixed(2)} s (${rate(size, copied)})`);
+  const exported = await inChild({ what: "export", source, request, blobDir: folder });
+  const times = Math.round(exported.bytes / size);
+  const cat = best(Array.from({ length: rounds }, () => seconds(() => execFileSync("sh", ["-c", `cat ${Array(times).fill(path).join(" ")} | cat > /dev/null`]))));
+  const ratio = exported.bytes / exported.seconds / ((times * size) / cat);
+  console.log(`export view: ${rate(exported.bytes, exported.seconds)}, cat into a pipe ${rate(times * size, cat)}: ${ratio.toFixed(2)} of it, peak RSS ${exported.peakRssMb.toFixed(0)} MB`);
+  rmSync(path);
+}
+
+async function benchWidth(folder: string, layers: number | null, rounds: number, split: string): Promise<void> {
+  const source = await makeCheckpoint(folder, "410m", layers);
+  const request: GrowthPlanRequest = { operator: "direct", axis: "width", factor: 2, params: { split } };
+  for (let round = 0; round < rounds; round += 1) {
+    const made = await inChild({ what: "width", source, request, blobDir: folder });
+    const path = join(folder, made.blob!.slice(0, 2), made.blob!);
+    const copied = seconds(() => execFileSync("cp", [path, `${path}.copy`]));
+    const durable = copied + seconds(() => execFileSync("sync", [`${path}.copy`]));
+    rmSync(`${path}.copy`);
+    rmSync(path);
+    console.log(`width 410m x2 ${split}: ${made.seconds.toFixed(2)} s (${rate(made.bytes, made.seconds)}), peak RSS ${made.peakRssMb.toFixed(0)} MB with a largest tensor of ${made.largestTensorMb.toFixed(0)} MB; cp ${copied.toFixed(2)} s (${rate(made.bytes, copied)}), cp and sync ${durable.toFixed(2)} s: ${(copied / made.seconds).toFixed(2)} of cp, ${(durable / made.seconds).toFixed(2)} of cp and sync`);
+  }
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: { short: { type: "boolean" }, rounds: { type: "string", default: "3" }, split: { type: "string", default: "elementwise" } },
+  });
+  const layers = values.short ? 2 : null;
+  const folder = mkdtempSync(join(tmpdir(), "cambium-bench-"));
+  console.log(`node ${process.version}, ${availableParallelism()} cores`);
+  try {
+    await benchStack(folder, layers, Number(values.rounds));
+    await benchWidth(folder, layers, Number(values.rounds), values.split);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+if (process.argv.includes("--child")) {
+  process.once("message", (work: Work) => {
+    void measure(work).then((measured) => process.send?.(measured));
+  });
+} else await main();
