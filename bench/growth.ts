@@ -120,16 +120,25 @@ async function benchStack(folder: string, layers: number | null, rounds: number)
   const request: GrowthPlanRequest = { operator: "direct", axis: "depth", factor: 4 };
   const { path } = Object.values(source.blobs)[0]!;
   const runs: Measured[] = [];
-  for (let round = 0; round < rounds; round += 1) runs.push(await inChild({ what: "stack", source, request, blobDir: folder }));
+  for (let round = 0; round < rounds; round += 1)
+    runs.push(await inChild({ what: "stack", source, request, blobDir: folder }));
   const copied = best(Array.from({ length: rounds }, () => seconds(() => execFileSync("cp", [path, `${path}.copy`]))));
   rmSync(`${path}.copy`);
   const size = statSync(path).size;
-  console.log(`stack 7b-base x4: ${best(runs.map((r) => r.seconds)).toFixed(4)} s, ${runs[0]!.bytes} bytes written, peak RSS ${Math.max(...runs.map((r) => r.peakRssMb)).toFixed(0)} MB; cp of its base: ${copied.toFixed(2)} s (${rate(size, copied)})`);
+  console.log(
+    `stack 7b-base x4: ${best(runs.map((r) => r.seconds)).toFixed(4)} s, ${runs[0]!.bytes} bytes written, peak RSS ${Math.max(...runs.map((r) => r.peakRssMb)).toFixed(0)} MB; cp of its base: ${copied.toFixed(2)} s (${rate(size, copied)})`,
+  );
   const exported = await inChild({ what: "export", source, request, blobDir: folder });
   const times = Math.round(exported.bytes / size);
-  const cat = best(Array.from({ length: rounds }, () => seconds(() => execFileSync("sh", ["-c", `cat ${Array(times).fill(path).join(" ")} | cat > /dev/null`]))));
+  const cat = best(
+    Array.from({ length: rounds }, () =>
+      seconds(() => execFileSync("sh", ["-c", `cat ${Array(times).fill(path).join(" ")} | cat > /dev/null`])),
+    ),
+  );
   const ratio = exported.bytes / exported.seconds / ((times * size) / cat);
-  console.log(`export view: ${rate(exported.bytes, exported.seconds)}, cat into a pipe ${rate(times * size, cat)}: ${ratio.toFixed(2)} of it, peak RSS ${exported.peakRssMb.toFixed(0)} MB`);
+  console.log(
+    `export view: ${rate(exported.bytes, exported.seconds)}, cat into a pipe ${rate(times * size, cat)}: ${ratio.toFixed(2)} of it, peak RSS ${exported.peakRssMb.toFixed(0)} MB`,
+  );
   rmSync(path);
 }
 
@@ -143,13 +152,19 @@ async function benchWidth(folder: string, layers: number | null, rounds: number,
     const durable = copied + seconds(() => execFileSync("sync", [`${path}.copy`]));
     rmSync(`${path}.copy`);
     rmSync(path);
-    console.log(`width 410m x2 ${split}: ${made.seconds.toFixed(2)} s (${rate(made.bytes, made.seconds)}), peak RSS ${made.peakRssMb.toFixed(0)} MB with a largest tensor of ${made.largestTensorMb.toFixed(0)} MB; cp ${copied.toFixed(2)} s (${rate(made.bytes, copied)}), cp and sync ${durable.toFixed(2)} s: ${(copied / made.seconds).toFixed(2)} of cp, ${(durable / made.seconds).toFixed(2)} of cp and sync`);
+    console.log(
+      `width 410m x2 ${split}: ${made.seconds.toFixed(2)} s (${rate(made.bytes, made.seconds)}), peak RSS ${made.peakRssMb.toFixed(0)} MB with a largest tensor of ${made.largestTensorMb.toFixed(0)} MB; cp ${copied.toFixed(2)} s (${rate(made.bytes, copied)}), cp and sync ${durable.toFixed(2)} s: ${(copied / made.seconds).toFixed(2)} of cp, ${(durable / made.seconds).toFixed(2)} of cp and sync`,
+    );
   }
 }
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
-    options: { short: { type: "boolean" }, rounds: { type: "string", default: "3" }, split: { type: "string", default: "elementwise" } },
+    options: {
+      short: { type: "boolean" },
+      rounds: { type: "string", default: "3" },
+      split: { type: "string", default: "elementwise" },
+    },
   });
   const layers = values.short ? 2 : null;
   const folder = mkdtempSync(join(tmpdir(), "cambium-bench-"));

@@ -26,8 +26,19 @@ interface Row {
   run(): Promise<Timing>;
 }
 
-const options = optionsOf({ shapes: "m", rounds: "5", tokens: "16", batches: "1,8", context: "128", python: "python3" });
-const [rounds, tokens, context] = [options["rounds"], options["tokens"], options["context"]].map(Number) as [number, number, number];
+const options = optionsOf({
+  shapes: "m",
+  rounds: "5",
+  tokens: "16",
+  batches: "1,8",
+  context: "128",
+  python: "python3",
+});
+const [rounds, tokens, context] = [options["rounds"], options["tokens"], options["context"]].map(Number) as [
+  number,
+  number,
+  number,
+];
 
 await activateTfjs("wasm");
 const peer = await openTorchPeer(options["python"]!);
@@ -42,16 +53,20 @@ async function measure(name: string): Promise<void> {
   const rows: Row[] = [];
   for (const batch of options["batches"]!.split(",").map(Number)) {
     for (const [title, choice, variant] of benchedKernels) {
-      const loaded = await kernelsFor("wasm", choice, variant).catch((error: Error) => console.log(`${title}: ${error.message}`));
+      const loaded = await kernelsFor("wasm", choice, variant).catch((error: Error) =>
+        console.log(`${title}: ${error.message}`),
+      );
       if (!loaded) continue;
       rows.push({
-        title, batch,
+        title,
+        batch,
         run: () => decodeRun(loaded.kernels, config, weights, batch),
       });
     }
     for (const threads of peer ? [1, 2] : []) {
       rows.push({
-        title: `PyTorch, ${threads} threads`, batch,
+        title: `PyTorch, ${threads} threads`,
+        batch,
         async run() {
           const { seconds, prefill } = await peer!.ask({ op: "decode", shape, batch, context, tokens, threads });
           return { decodeSeconds: seconds!, prefillSeconds: prefill! };
@@ -76,13 +91,17 @@ async function measure(name: string): Promise<void> {
     }
   }
   const readSeconds = median(sums);
-  console.log(`\nshape ${name}: ${(bytes / 2 ** 20).toFixed(0)} MiB of weights are read in ${(readSeconds * 1e3).toFixed(2)} ms by a plain sum: ${(1 / readSeconds).toFixed(0)} steps/s, ${(bytes / readSeconds / 1e9).toFixed(1)} GB/s`);
+  console.log(
+    `\nshape ${name}: ${(bytes / 2 ** 20).toFixed(0)} MiB of weights are read in ${(readSeconds * 1e3).toFixed(2)} ms by a plain sum: ${(1 / readSeconds).toFixed(0)} steps/s, ${(bytes / readSeconds / 1e9).toFixed(1)} GB/s`,
+  );
   console.log(`  ${"".padEnd(24)}batch  decode tokens/s  of the sum's rate  prefill tokens/s (context ${context})`);
   rows.forEach(({ title, batch }, i) => {
     const step = median(timings[i]!.map(({ decodeSeconds }) => decodeSeconds));
     const prefill = median(timings[i]!.map(({ prefillSeconds }) => prefillSeconds));
     const cells = [batch.toFixed(0).padStart(5), (batch / step).toFixed(1).padStart(17)];
-    console.log(`  ${title.padEnd(24)}${cells.join("")}${(readSeconds / step).toFixed(2).padStart(19)}${((batch * context) / prefill).toFixed(0).padStart(18)}`);
+    console.log(
+      `  ${title.padEnd(24)}${cells.join("")}${(readSeconds / step).toFixed(2).padStart(19)}${((batch * context) / prefill).toFixed(0).padStart(18)}`,
+    );
   });
   tf.dispose([...weights.values()]);
 }
@@ -102,10 +121,13 @@ async function decodeRun(
   let ids = new Int32Array(batch);
   for (let step = 0; step < tokens; step++) {
     const next = tf.tidy(() =>
-      logits(kernels, config, weights, hiddenStates(kernels, config, weights, ids, batch, 1, caches)));
+      logits(kernels, config, weights, hiddenStates(kernels, config, weights, ids, batch, 1, caches)),
+    );
     const values = (await next.data()) as Float32Array;
     next.dispose();
-    ids = Int32Array.from({ length: batch }, (_, b) => argmax(values.subarray(b * config.vocabSize, (b + 1) * config.vocabSize)));
+    ids = Int32Array.from({ length: batch }, (_, b) =>
+      argmax(values.subarray(b * config.vocabSize, (b + 1) * config.vocabSize)),
+    );
   }
   const end = performance.now();
   for (const cache of caches) cache.dispose();

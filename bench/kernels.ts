@@ -30,7 +30,10 @@ const [x, w, dy] = [noise([R, D]), noise([F, D]), noise([R, F])] as tf.Tensor2D[
 const [row, table] = [noise([1, D]), noise([V, D])] as tf.Tensor2D[];
 const [q, k, v] = [1, 2, 3].map(() => noise([R / T, T, D / H, H])) as tf.Tensor4D[];
 const [one, cache] = [noise([1, 1, D / H, H]), noise([1, 2048, D / H, H])] as tf.Tensor4D[];
-const targets = tf.tensor1d(Array.from({ length: R }, (_, i) => (i * 37) % V), "int32");
+const targets = tf.tensor1d(
+  Array.from({ length: R }, (_, i) => (i * 37) % V),
+  "int32",
+);
 const state = [noise([V, D]), tf.zeros([V, D]), tf.zeros([V, D])].map((tensor) => tf.variable(tensor));
 const update = { learningRate: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, gradScale: 1, step: 9 };
 const attentionWork = (2 * 2 * (R / T) * T * T * D * 0.5) / 1e9;
@@ -43,24 +46,36 @@ function noise(shape: number[]): tf.Tensor {
 /** The gradients alone: the forward pass is taken before the clock starts. */
 const rows: readonly Row[] = [
   {
-    title: `y = x w^T           ${R}x${D} -> ${F}`, work: product, unit: "GFLOP/s",
-    run: (kernels) => kernels.linear(x!, w!), stock: () => tf.matMul(x!, w!, false, true),
+    title: `y = x w^T           ${R}x${D} -> ${F}`,
+    work: product,
+    unit: "GFLOP/s",
+    run: (kernels) => kernels.linear(x!, w!),
+    stock: () => tf.matMul(x!, w!, false, true),
   },
   {
-    title: `dx = dy w, dw = dy^T x, and y again`, work: 3 * product, unit: "GFLOP/s",
+    title: `dx = dy w, dw = dy^T x, and y again`,
+    work: 3 * product,
+    unit: "GFLOP/s",
     run: (kernels) => tf.grads((a, b) => kernels.linear(a as tf.Tensor2D, b as tf.Tensor2D))([x!, w!], dy!),
     stock: () => [tf.matMul(x!, w!, false, true), tf.matMul(dy!, w!), tf.matMul(dy!, x!, true, false)],
   },
   {
-    title: `decode: one row through the head ${D} -> ${V}`, work: (4 * V * D) / 1e9, unit: "GB/s",
-    run: (kernels) => kernels.linear(row!, table!), stock: () => tf.matMul(row!, table!, false, true),
+    title: `decode: one row through the head ${D} -> ${V}`,
+    work: (4 * V * D) / 1e9,
+    unit: "GB/s",
+    run: (kernels) => kernels.linear(row!, table!),
+    stock: () => tf.matMul(row!, table!, false, true),
   },
   {
-    title: `attention forward   ${R / T}x${T}, ${D / H} heads of ${H}`, work: attentionWork, unit: "GFLOP/s",
+    title: `attention forward   ${R / T}x${T}, ${D / H} heads of ${H}`,
+    work: attentionWork,
+    unit: "GFLOP/s",
     run: (kernels) => kernels.causalAttention(q!, k!, v!, 0),
   },
   {
-    title: `attention forward and backward`, work: 3.5 * attentionWork, unit: "GFLOP/s",
+    title: `attention forward and backward`,
+    work: 3.5 * attentionWork,
+    unit: "GFLOP/s",
     run: (kernels) => {
       const attend = (a: tf.Tensor, b: tf.Tensor, c: tf.Tensor): tf.Tensor =>
         kernels.causalAttention(a as tf.Tensor4D, b as tf.Tensor4D, c as tf.Tensor4D, 0);
@@ -68,11 +83,15 @@ const rows: readonly Row[] = [
     },
   },
   {
-    title: `attention of one query over 2048 keys`, work: (2 * 4 * 2048 * D) / 1e9, unit: "GB/s",
+    title: `attention of one query over 2048 keys`,
+    work: (2 * 4 * 2048 * D) / 1e9,
+    unit: "GB/s",
     run: (kernels) => kernels.causalAttention(one!, cache!, cache!, 2047),
   },
   {
-    title: `cross entropy with both gradients, V ${V}`, work: (3 * 2 * R * D * V) / 1e9, unit: "GFLOP/s",
+    title: `cross entropy with both gradients, V ${V}`,
+    work: (3 * 2 * R * D * V) / 1e9,
+    unit: "GFLOP/s",
     run: (kernels) => {
       const loss = (a: tf.Tensor, b: tf.Tensor): tf.Tensor =>
         kernels.crossEntropy(a as tf.Tensor2D, b as tf.Tensor2D, targets);
@@ -80,21 +99,27 @@ const rows: readonly Row[] = [
     },
   },
   {
-    title: `rmsNorm, forward and backward`, work: (6 * 4 * R * F) / 1e9, unit: "GB/s",
+    title: `rmsNorm, forward and backward`,
+    work: (6 * 4 * R * F) / 1e9,
+    unit: "GB/s",
     run: (kernels) => {
       const norm = (a: tf.Tensor, b: tf.Tensor): tf.Tensor => kernels.rmsNorm(a as tf.Tensor2D, b as tf.Tensor1D, 1e-5);
       return tf.grads(norm as (...tensors: tf.Tensor[]) => tf.Tensor)([dy!, tf.ones([F])], dy!);
     },
   },
   {
-    title: `swiglu, forward and backward`, work: (8 * 4 * R * F) / 1e9, unit: "GB/s",
+    title: `swiglu, forward and backward`,
+    work: (8 * 4 * R * F) / 1e9,
+    unit: "GB/s",
     run: (kernels) => {
       const gated = (a: tf.Tensor, b: tf.Tensor): tf.Tensor => kernels.swiglu(a as tf.Tensor2D, b as tf.Tensor2D);
       return tf.grads(gated as (...tensors: tf.Tensor[]) => tf.Tensor)([dy!, dy!], dy!);
     },
   },
   {
-    title: `adamw, ${V * D} weights`, work: (7 * 4 * V * D) / 1e9, unit: "GB/s",
+    title: `adamw, ${V * D} weights`,
+    work: (7 * 4 * V * D) / 1e9,
+    unit: "GB/s",
     run: (kernels) => {
       kernels.adamw(state[0]!, table!, state[1]!, state[2]!, update);
       return [];

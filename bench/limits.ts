@@ -48,7 +48,8 @@ async function makeCheckpoint(directory: string): Promise<number> {
   const file = createWriteStream(join(directory, "model.safetensors"));
   const chunk = Buffer.alloc(1 << 20);
   for (let index = 0; index < chunk.length; index += 1) chunk[index] = (index * 2654435761) >>> 24;
-  const write = (bytes: Buffer): Promise<void> => new Promise((resolve) => (file.write(bytes) ? resolve() : file.once("drain", resolve)));
+  const write = (bytes: Buffer): Promise<void> =>
+    new Promise((resolve) => (file.write(bytes) ? resolve() : file.once("drain", resolve)));
   await write(length);
   await write(padded);
   for (let left = offset; left > 0; left -= chunk.length) await write(chunk.subarray(0, Math.min(left, chunk.length)));
@@ -56,8 +57,16 @@ async function makeCheckpoint(directory: string): Promise<number> {
   return offset;
 }
 
-async function post(url: string, path: string, body: unknown): Promise<{ result: Record<string, string> | null; error: unknown; started_at: string; finished_at: string }> {
-  const answer = await fetch(url + path, { method: "POST", headers: { "content-type": "application/json", prefer: "wait=120" }, body: JSON.stringify(body) });
+async function post(
+  url: string,
+  path: string,
+  body: unknown,
+): Promise<{ result: Record<string, string> | null; error: unknown; started_at: string; finished_at: string }> {
+  const answer = await fetch(url + path, {
+    method: "POST",
+    headers: { "content-type": "application/json", prefer: "wait=120" },
+    body: JSON.stringify(body),
+  });
   if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
   return (await answer.json()) as never;
 }
@@ -96,26 +105,51 @@ try {
     const t0 = performance.now();
     execFileSync("openssl", ["dgst", "-sha256", join(directory, "config.json"), join(directory, "model.safetensors")]);
     const t1 = performance.now();
-    const job = await post(server.url, "/v1/checkpoints", { name: `round-${round}`, source: { type: "directory", path: directory, mode: "reference" } });
+    const job = await post(server.url, "/v1/checkpoints", {
+      name: `round-${round}`,
+      source: { type: "directory", path: directory, mode: "reference" },
+    });
     const t2 = performance.now();
     checkpoint = job.result?.["checkpoint"] ?? "";
-    console.log(`register round ${round}: openssl ${((t1 - t0) / 1000).toFixed(2)} s, register ${((t2 - t1) / 1000).toFixed(2)} s, difference ${((t2 - t1 - (t1 - t0)) / 1000).toFixed(2)} s`);
+    console.log(
+      `register round ${round}: openssl ${((t1 - t0) / 1000).toFixed(2)} s, register ${((t2 - t1) / 1000).toFixed(2)} s, difference ${((t2 - t1 - (t1 - t0)) / 1000).toFixed(2)} s`,
+    );
   }
   for (let round = 1; round <= ROUNDS; round += 1) {
-    const job = await post(server.url, "/v1/growths", { checkpoint, operator: "direct", axis: "depth", factor: 4, verify: false });
+    const job = await post(server.url, "/v1/growths", {
+      checkpoint,
+      operator: "direct",
+      axis: "depth",
+      factor: 4,
+      verify: false,
+    });
     const milliseconds = Date.parse(job.finished_at) - Date.parse(job.started_at);
-    const grown = await fetch(`${server.url}/v1/checkpoints/${job.result?.["checkpoint"]}`).then((answer) => answer.json() as Promise<{ size_bytes: number; stored_bytes: number }>);
-    console.log(`G_stack x4 round ${round}: ${milliseconds} ms of job time, ${(grown.size_bytes / 1e9).toFixed(2)} GB of which ${grown.stored_bytes} bytes written`);
+    const grown = await fetch(`${server.url}/v1/checkpoints/${job.result?.["checkpoint"]}`).then(
+      (answer) => answer.json() as Promise<{ size_bytes: number; stored_bytes: number }>,
+    );
+    console.log(
+      `G_stack x4 round ${round}: ${milliseconds} ms of job time, ${(grown.size_bytes / 1e9).toFixed(2)} GB of which ${grown.stored_bytes} bytes written`,
+    );
   }
-  const reads = [`/v1/checkpoints/${checkpoint}`, "/v1/checkpoints", "/v1/jobs", "/v1/operators", `/v1/checkpoints/${checkpoint}/files`];
+  const reads = [
+    `/v1/checkpoints/${checkpoint}`,
+    "/v1/checkpoints",
+    "/v1/jobs",
+    "/v1/operators",
+    `/v1/checkpoints/${checkpoint}/files`,
+  ];
   await loadReads(server.url, reads.slice(0, 1));
   for (const path of reads) {
     const latencies = await loadReads(server.url, [path]);
     const at = (share: number): string => (latencies[Math.floor(latencies.length * share)] ?? 0).toFixed(2);
-    console.log(`GET ${path.replace(checkpoint, "{id}").padEnd(32)} at ${READS_PER_SECOND}/s for ${LOAD_SECONDS} s: median ${at(0.5)} ms, p99 ${at(0.99)} ms`);
+    console.log(
+      `GET ${path.replace(checkpoint, "{id}").padEnd(32)} at ${READS_PER_SECOND}/s for ${LOAD_SECONDS} s: median ${at(0.5)} ms, p99 ${at(0.99)} ms`,
+    );
   }
   const rss = server.peakRssBytes();
-  console.log(`\npeak resident memory of the server: ${rss === null ? "not measured here" : `${(rss / 1e6).toFixed(0)} MB`}`);
+  console.log(
+    `\npeak resident memory of the server: ${rss === null ? "not measured here" : `${(rss / 1e6).toFixed(0)} MB`}`,
+  );
 } finally {
   await server.stop();
   rmSync(root, { recursive: true, force: true });

@@ -43,7 +43,13 @@ interface Engine {
 const options = optionsOf({ shapes: "s,m", rounds: "5", threads: "1,2", stock: "1", python: "python3" });
 const threadCounts = options["threads"]!.split(",").map(Number);
 const optimizerSettings = {
-  type: "adamw", learningRate: 1e-4, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, decay: "matrices", clip: 1,
+  type: "adamw",
+  learningRate: 1e-4,
+  betas: [0.9, 0.95],
+  eps: 1e-8,
+  weightDecay: 0.1,
+  decay: "matrices",
+  clip: 1,
 } as const;
 const never = new AbortController().signal;
 
@@ -87,7 +93,9 @@ async function measure(name: string, shape: Shape): Promise<void> {
   const add = (title: string, kernels: Kernels, size: Shape, parts: number, source: GradientSource): void => {
     const model = { kernels, config, weights };
     rows.push({
-      title, tokens: size.B * size.T, close: () => source.close(),
+      title,
+      tokens: size.B * size.T,
+      close: () => source.close(),
       async run() {
         active.kernels = kernels;
         const start = performance.now();
@@ -100,16 +108,23 @@ async function measure(name: string, shape: Shape): Promise<void> {
   for (const threads of threadCounts) {
     for (const { title, choice, variant, kernels } of engines) {
       const model = { kernels, config, weights };
-      const source = threads === 1
-        ? localGradients(model)
-        : await startGradientThreads(model, threads, { tfjs: "wasm", kernels: choice, variant });
+      const source =
+        threads === 1
+          ? localGradients(model)
+          : await startGradientThreads(model, threads, { tfjs: "wasm", kernels: choice, variant });
       add(`${title}, ${threads} threads`, kernels, shape, threads, source);
     }
     if (peer) rows.push(peerRow(peer, shape, threads));
   }
   if (options["stock"] === "1") {
     const { kernels } = await kernelsFor("wasm", "reference");
-    add("tfjs ops, 1 thread, one sequence", kernels, { ...shape, B: 1 }, 1, localGradients({ kernels, config, weights }));
+    add(
+      "tfjs ops, 1 thread, one sequence",
+      kernels,
+      { ...shape, B: 1 },
+      1,
+      localGradients({ kernels, config, weights }),
+    );
   }
   await report(name, rows);
   for (const row of rows) await row.close();
@@ -120,7 +135,8 @@ async function measure(name: string, shape: Shape): Promise<void> {
 
 function peerRow(torch: TorchPeer, shape: Shape, threads: number): Row {
   return {
-    title: `PyTorch, ${threads} threads`, tokens: shape.B * shape.T,
+    title: `PyTorch, ${threads} threads`,
+    tokens: shape.B * shape.T,
     run: async () => (await torch.ask({ op: "train", shape, threads }))["seconds"]!,
     close: () => Promise.resolve(),
   };
@@ -139,7 +155,9 @@ async function report(name: string, rows: readonly Row[]): Promise<void> {
   const rates = rows.map((row, i) => row.tokens / median(times[i]!));
   console.log(`\nshape ${name}: tokens/s, median of ${rounds} updates, and as a share of PyTorch with as many threads`);
   rows.forEach((row, i) => {
-    const same = rows.findIndex(({ title }) => title.startsWith("PyTorch") && title.endsWith(row.title.split(", ")[1]!));
+    const same = rows.findIndex(
+      ({ title }) => title.startsWith("PyTorch") && title.endsWith(row.title.split(", ")[1]!),
+    );
     const share = same < 0 ? "" : (rates[i]! / rates[same]!).toFixed(2);
     console.log(`  ${row.title.padEnd(36)}${rates[i]!.toFixed(0).padStart(8)}${share.padStart(8)}`);
   });
@@ -148,7 +166,10 @@ async function report(name: string, rows: readonly Row[]): Promise<void> {
 /** GFLOP/s of a square product by each engine and by PyTorch on one thread, medians of interleaved repetitions. */
 async function printProducts(list: readonly Engine[], torch: TorchPeer | null): Promise<void> {
   const n = 1024;
-  const [x, w] = [0, 1].map((seed) => tf.randomNormal([n, n], 0, 1, "float32", seed) as tf.Tensor2D) as [tf.Tensor2D, tf.Tensor2D];
+  const [x, w] = [0, 1].map((seed) => tf.randomNormal([n, n], 0, 1, "float32", seed) as tf.Tensor2D) as [
+    tf.Tensor2D,
+    tf.Tensor2D,
+  ];
   const runs: { title: string; run: () => Promise<number> }[] = list.map(({ title, kernels }) => ({
     title,
     run: () => Promise.resolve(secondsOf(() => kernels.linear(x, w).dispose())),
@@ -165,7 +186,9 @@ async function printProducts(list: readonly Engine[], torch: TorchPeer | null): 
     }
   }
   console.log(`\nsgemm ${n}x${n}x${n}, GFLOP/s, one thread where nothing else is said`);
-  runs.forEach(({ title }, i) => console.log(`  ${title.padEnd(36)}${((2 * n ** 3) / median(times[i]!) / 1e9).toFixed(1).padStart(8)}`));
+  runs.forEach(({ title }, i) =>
+    console.log(`  ${title.padEnd(36)}${((2 * n ** 3) / median(times[i]!) / 1e9).toFixed(1).padStart(8)}`),
+  );
   tf.dispose([x, w]);
 }
 
@@ -201,11 +224,17 @@ async function profileStep(
   const kernels = made(profile);
   active.kernels = kernels;
   const model = { kernels, config: configOf(shape), weights };
-  const step = () => trainStep(model, optimizer, microBatches(shape, 1), { learningRate: 1e-4, clip: 1, step: 1 }, never);
+  const step = () =>
+    trainStep(model, optimizer, microBatches(shape, 1), { learningRate: 1e-4, clip: 1, step: 1 }, never);
   await step();
   profile.shares.clear();
   const start = performance.now();
   await step();
   const seconds = (performance.now() - start) / 1000;
-  profile.print(`profile of one step of ${name}, ${blas?.name ?? choice}`, seconds, (2 * 1024 ** 3) / peak / 1e9, (4 * 2 ** 26) / Math.min(...sums) / 1e9);
+  profile.print(
+    `profile of one step of ${name}, ${blas?.name ?? choice}`,
+    seconds,
+    (2 * 1024 ** 3) / peak / 1e9,
+    (4 * 2 ** 26) / Math.min(...sums) / 1e9,
+  );
 }

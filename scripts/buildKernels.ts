@@ -54,12 +54,16 @@ export function missingCompiler(): string | null {
     }
   };
   const missing = ["clang-19", "wasm-ld-19"].filter((program) => !versionOf(program).includes(compilerVersion));
-  return missing.length === 0 ? null : `${missing.join(" and ")} ${compilerVersion} (Debian: clang-19, lld-19) not found`;
+  return missing.length === 0
+    ? null
+    : `${missing.join(" and ")} ${compilerVersion} (Debian: clang-19, lld-19) not found`;
 }
 
 /** @returns the bytes of one build, compiled from the sources as they are now. */
 export function compileKernels(name: keyof typeof kernelBuilds): Buffer {
-  const sources = readdirSync(join(folder, "c")).filter((file) => file.endsWith(".c")).sort();
+  const sources = readdirSync(join(folder, "c"))
+    .filter((file) => file.endsWith(".c"))
+    .sort();
   const scratch = mkdtempSync(join(tmpdir(), "kernels-"));
   try {
     const output = join(scratch, name);

@@ -47,7 +47,14 @@ interface Curve {
 }
 
 /** Trains one checkpoint, shows its progress, and returns its validation curve. */
-async function train(client: Client, progress: Progress, name: string, checkpoint: string, dataset: string, tokens: number): Promise<Curve> {
+async function train(
+  client: Client,
+  progress: Progress,
+  name: string,
+  checkpoint: string,
+  dataset: string,
+  tokens: number,
+): Promise<Curve> {
   const steps = Math.ceil(tokens / BATCH_TOKENS);
   let loss = Number.NaN;
   let fraction = 0;
@@ -73,7 +80,10 @@ async function train(client: Client, progress: Progress, name: string, checkpoin
     },
     onEvent,
   );
-  const metrics = await client.call<{ data: { tokens: number; flops: number; validation_loss: number | null }[] }>("GET", `/v1/jobs/${String(result["job"])}/metrics`);
+  const metrics = await client.call<{ data: { tokens: number; flops: number; validation_loss: number | null }[] }>(
+    "GET",
+    `/v1/jobs/${String(result["job"])}/metrics`,
+  );
   const points = metrics.data.flatMap((point) =>
     point.validation_loss === null ? [] : [{ tokens: point.tokens, flops: point.flops, loss: point.validation_loss }],
   );
@@ -90,7 +100,10 @@ async function train(client: Client, progress: Progress, name: string, checkpoin
 
 async function initialize(client: Client, layers: number, name: string): Promise<{ id: string; parameters: number }> {
   const config = { ...SHAPE, num_hidden_layers: layers };
-  const { checkpoint } = await client.run("/v1/checkpoints", { name, source: { type: "random", config, seed: 1, tokenizer: "bytes" } });
+  const { checkpoint } = await client.run("/v1/checkpoints", {
+    name,
+    source: { type: "random", config, seed: 1, tokenizer: "bytes" },
+  });
   const made = await client.call<{ num_parameters: number }>("GET", `/v1/checkpoints/${String(checkpoint)}`);
   return { id: String(checkpoint), parameters: made.num_parameters };
 }
@@ -107,9 +120,13 @@ function report(base: Curve, grown: Curve, scratch: Curve): void {
   if (saved.speedup === null) say(`  speedup: not defined here: ${saved.reason}`);
   else {
     const percent = (saved.speedup * 100).toFixed(1);
-    say(`  speedup: ${percent} % (FLOPs from scratch / FLOPs grown - 1, at validation loss ${saved.loss.toFixed(3)}, which both reach)`);
+    say(
+      `  speedup: ${percent} % (FLOPs from scratch / FLOPs grown - 1, at validation loss ${saved.loss.toFixed(3)}, which both reach)`,
+    );
   }
-  say("  A model this small, on this little text, shows how the numbers are made; what growth saves at scale is the paper's figure 3.");
+  say(
+    "  A model this small, on this little text, shows how the numbers are made; what growth saves at scale is the paper's figure 3.",
+  );
 }
 
 function writeFigure(base: Curve, grown: Curve, scratch: Curve): string {
@@ -129,7 +146,9 @@ async function main(): Promise<void> {
   const corpusDir = join(dataDir, "corpus");
   say("Cambium quickstart: grow a language model and measure what that saved. All over HTTP, on this machine.\n");
   const corpus = gatherCorpus(join(repository, "node_modules"), corpusDir);
-  say(`1. corpus: ${corpus.documents} documents, ${(corpus.bytes / 1e6).toFixed(1)} MB of documentation found in node_modules`);
+  say(
+    `1. corpus: ${corpus.documents} documents, ${(corpus.bytes / 1e6).toFixed(1)} MB of documentation found in node_modules`,
+  );
   const { url, stop } = await startServer({ IMPORT_ROOTS: corpusDir, COMPUTE_CONCURRENCY: "2" }, dataDir);
   const client = new Client(url);
   try {
@@ -140,29 +159,57 @@ async function main(): Promise<void> {
       tokenizer: "bytes",
       validation_fraction: 0.02,
     });
-    const built = await client.call<{ num_tokens: number; num_validation_tokens: number }>("GET", `/v1/datasets/${String(dataset["dataset"])}`);
-    say(`3. dataset: ${millions(built.num_tokens)} training tokens, ${millions(built.num_validation_tokens)} held out (bytes as tokens)`);
+    const built = await client.call<{ num_tokens: number; num_validation_tokens: number }>(
+      "GET",
+      `/v1/datasets/${String(dataset["dataset"])}`,
+    );
+    say(
+      `3. dataset: ${millions(built.num_tokens)} training tokens, ${millions(built.num_validation_tokens)} held out (bytes as tokens)`,
+    );
 
     const data = String(dataset["dataset"]);
     const base = await initialize(client, LARGE_LAYERS / GROWTH_FACTOR, "base");
     const scratch = await initialize(client, LARGE_LAYERS, "scratch");
     const budget = 6 * (base.parameters * BASE_TOKENS + scratch.parameters * GROWN_TOKENS);
     const scratchTokens = Math.round(budget / (6 * scratch.parameters) / BATCH_TOKENS) * BATCH_TOKENS;
-    say(`4. models: base ${millions(base.parameters)} parameters (${LARGE_LAYERS / GROWTH_FACTOR} layers), large ${millions(scratch.parameters)} (${LARGE_LAYERS} layers)`);
-    say(`   budget: ${budget.toExponential(2)} FLOPs for each arm; the arms run side by side on ${availableParallelism()} cores\n`);
+    say(
+      `4. models: base ${millions(base.parameters)} parameters (${LARGE_LAYERS / GROWTH_FACTOR} layers), large ${millions(scratch.parameters)} (${LARGE_LAYERS} layers)`,
+    );
+    say(
+      `   budget: ${budget.toExponential(2)} FLOPs for each arm; the arms run side by side on ${availableParallelism()} cores\n`,
+    );
 
     const progress = new Progress();
     const scratchArm = train(client, progress, "large, from scratch", scratch.id, data, scratchTokens);
     const growthArm = (async () => {
       const baseCurve = await train(client, progress, "base", base.id, data, BASE_TOKENS);
-      const growth = await client.run("/v1/growths", { checkpoint: baseCurve.checkpoint, operator: "direct", axis: "depth", factor: GROWTH_FACTOR, name: "grown" });
-      const grownCurve = await train(client, progress, "large, grown", String(growth["checkpoint"]), data, GROWN_TOKENS);
+      const growth = await client.run("/v1/growths", {
+        checkpoint: baseCurve.checkpoint,
+        operator: "direct",
+        axis: "depth",
+        factor: GROWTH_FACTOR,
+        name: "grown",
+      });
+      const grownCurve = await train(
+        client,
+        progress,
+        "large, grown",
+        String(growth["checkpoint"]),
+        data,
+        GROWN_TOKENS,
+      );
       return { baseCurve, growth, grownCurve };
     })();
     const [scratchCurve, { baseCurve, growth, grownCurve }] = await Promise.all([scratchArm, growthArm]);
 
-    const receipt = growth["receipt"] as { layer_map: number[]; max_abs_logit_change: number | null; stored_bytes?: number };
-    say(`\n5. growth: layers [${receipt.layer_map.join(" ")}] of the base, no tensor byte copied; largest logit change ${receipt.max_abs_logit_change?.toFixed(2) ?? "not measured"}\n`);
+    const receipt = growth["receipt"] as {
+      layer_map: number[];
+      max_abs_logit_change: number | null;
+      stored_bytes?: number;
+    };
+    say(
+      `\n5. growth: layers [${receipt.layer_map.join(" ")}] of the base, no tensor byte copied; largest logit change ${receipt.max_abs_logit_change?.toFixed(2) ?? "not measured"}\n`,
+    );
     report(baseCurve, grownCurve, scratchCurve);
     const figure = writeFigure(baseCurve, grownCurve, scratchCurve);
     const completion = await client.call<{ choices: { text: string }[] }>("POST", "/v1/completions", {

@@ -12,7 +12,9 @@ const FILE_TIMEOUT_MS = 10 * 60_000;
 
 const major = Number(process.versions.node.split(".")[0]);
 if (major < MINIMUM_NODE) {
-  console.error(`Node ${process.versions.node} is too old: ${MINIMUM_NODE} or newer is wanted. Run "npm ci" first; it brings one.`);
+  console.error(
+    `Node ${process.versions.node} is too old: ${MINIMUM_NODE} or newer is wanted. Run "npm ci" first; it brings one.`,
+  );
   process.exit(1);
 }
 

@@ -14,7 +14,9 @@ test("the table of settings in README is the one the program prints", () => {
 });
 
 test("every link and script that README names exists", () => {
-  for (const [, target] of readme.matchAll(/\]\((?!http)([^)#]+)\)/g)) assert.ok(existsSync(join(root, target ?? "")), target);
-  const scripts = (JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { scripts: Record<string, string> }).scripts;
+  for (const [, target] of readme.matchAll(/\]\((?!http)([^)#]+)\)/g))
+    assert.ok(existsSync(join(root, target ?? "")), target);
+  const scripts = (JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { scripts: Record<string, string> })
+    .scripts;
   for (const [, name] of readme.matchAll(/npm run ([a-z:]+)/g)) assert.ok(scripts[name ?? ""], `npm run ${name}`);
 });

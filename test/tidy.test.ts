@@ -23,7 +23,10 @@ interface Source {
   readonly imports: readonly string[];
 }
 
-const tracked = execFileSync("git", ["ls-files", "--cached", "--others", "--exclude-standard"], { cwd: root, encoding: "utf8" })
+const tracked = execFileSync("git", ["ls-files", "--cached", "--others", "--exclude-standard"], {
+  cwd: root,
+  encoding: "utf8",
+})
   .split("\n")
   .filter((path) => path !== "");
 
@@ -36,7 +39,12 @@ function parse(path: string): Source {
       imports.push((node.moduleSpecifier as ts.StringLiteral).text);
     }
     const argument = ts.isCallExpression(node) ? node.arguments[0] : undefined;
-    if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword && argument && ts.isStringLiteral(argument)) {
+    if (
+      ts.isCallExpression(node) &&
+      node.expression.kind === ts.SyntaxKind.ImportKeyword &&
+      argument &&
+      ts.isStringLiteral(argument)
+    ) {
       imports.push(argument.text);
     }
     ts.forEachChild(node, visit);
@@ -45,11 +53,23 @@ function parse(path: string): Source {
   return { path, text, tree, imports };
 }
 
-const sources = tracked.filter((path) => path.startsWith("src/") && path.endsWith(".ts") && !path.endsWith(".gen.ts")).map(parse);
+const sources = tracked
+  .filter((path) => path.startsWith("src/") && path.endsWith(".ts") && !path.endsWith(".gen.ts"))
+  .map(parse);
 const others = tracked.filter((path) => /^(test|bench|scripts)\/.*\.ts$/.test(path)).map(parse);
 
 /** Folder of a source -> what it may import from src. A file directly in src/engine may import all of engine. */
-const numerics = ["ops", "engine/checkpoint", "engine/tokenizer", "engine/data", "engine/kernels", "engine/model", "engine/train", "engine/infer", "engine/eval"];
+const numerics = [
+  "ops",
+  "engine/checkpoint",
+  "engine/tokenizer",
+  "engine/data",
+  "engine/kernels",
+  "engine/model",
+  "engine/train",
+  "engine/infer",
+  "engine/eval",
+];
 const walls: Readonly<Record<string, readonly string[]>> = {
   ops: ["ops"],
   "engine/checkpoint": ["ops", "engine/checkpoint"],
@@ -62,10 +82,44 @@ const walls: Readonly<Record<string, readonly string[]>> = {
   "engine/eval": [...numerics.slice(0, 4), "engine/infer/servedModel.ts", "engine/eval", "engine/backends/work.ts"],
   "engine/backends": [...numerics, "engine/backends"],
   "engine/store": ["ops", "engine/store"],
-  "engine/jobs": [...numerics, "engine/backends", "engine/store", "engine/jobs", "engine/settings.ts", "engine/log.ts", "engine/metrics.ts"],
-  "engine/serving": ["ops", "engine/checkpoint", "engine/tokenizer", "engine/infer", "engine/backends", "engine/serving", "engine/settings.ts", "engine/log.ts", "engine/metrics.ts"],
+  "engine/jobs": [
+    ...numerics,
+    "engine/backends",
+    "engine/store",
+    "engine/jobs",
+    "engine/settings.ts",
+    "engine/log.ts",
+    "engine/metrics.ts",
+  ],
+  "engine/serving": [
+    "ops",
+    "engine/checkpoint",
+    "engine/tokenizer",
+    "engine/infer",
+    "engine/backends",
+    "engine/serving",
+    "engine/settings.ts",
+    "engine/log.ts",
+    "engine/metrics.ts",
+  ],
   engine: ["ops", "engine"],
-  api: ["ops", "api", "engine/store", "engine/jobs", "engine/serving", "engine/checkpoint", "engine/tokenizer", "engine/backends", "engine/eval/index.ts", "engine/eval/task.ts", "engine/infer/servedModel.ts", "engine/settings.ts", "engine/log.ts", "engine/metrics.ts", "engine/services.ts"],
+  api: [
+    "ops",
+    "api",
+    "engine/store",
+    "engine/jobs",
+    "engine/serving",
+    "engine/checkpoint",
+    "engine/tokenizer",
+    "engine/backends",
+    "engine/eval/index.ts",
+    "engine/eval/task.ts",
+    "engine/infer/servedModel.ts",
+    "engine/settings.ts",
+    "engine/log.ts",
+    "engine/metrics.ts",
+    "engine/services.ts",
+  ],
 };
 
 /** Package prefix -> the only folders that may import it. */
@@ -95,7 +149,9 @@ const isPackage = (specifier: string): boolean => !specifier.startsWith(".") && 
 const within = (target: string, allowed: string): boolean => target === allowed || target.startsWith(`${allowed}/`);
 
 function resolveFrom(source: Source, specifier: string): string {
-  return normalize(join(dirname(source.path), specifier)).replaceAll("\\", "/").replace(/^src\//, "");
+  return normalize(join(dirname(source.path), specifier))
+    .replaceAll("\\", "/")
+    .replace(/^src\//, "");
 }
 
 test("each folder imports only what its wall lets through", () => {
@@ -119,7 +175,9 @@ test("packages are used only in the folders that own them, and ops uses none", (
     for (const specifier of source.imports) {
       if (folder === "ops" && !specifier.startsWith(".")) broken.push(`${source.path} imports ${specifier}`);
       if (!isPackage(specifier)) continue;
-      const rule = Object.entries(packages).find(([name]) => specifier === name || specifier.startsWith(name.endsWith("/") ? name : `${name}/`));
+      const rule = Object.entries(packages).find(
+        ([name]) => specifier === name || specifier.startsWith(name.endsWith("/") ? name : `${name}/`),
+      );
       if (rule && !rule[1].includes(folder)) broken.push(`${source.path} imports ${specifier}`);
     }
   }
@@ -129,28 +187,39 @@ test("packages are used only in the folders that own them, and ops uses none", (
 test("ops is pure: no clock, no ambient randomness, no process", () => {
   const banned = /\bMath\.random\b|\bDate\.now\b|\bnew Date\(|\bperformance\.|\bprocess\./;
   const broken = sources.filter((source) => folderOf(source.path) === "ops" && banned.test(stripComments(source)));
-  assert.deepEqual(broken.map((source) => source.path), []);
+  assert.deepEqual(
+    broken.map((source) => source.path),
+    [],
+  );
 });
 
 test("the environment is read in settings.ts alone", () => {
-  const broken = sources.filter((source) => source.path !== "src/engine/settings.ts" && /\bprocess\.env\b/.test(stripComments(source)));
-  assert.deepEqual(broken.map((source) => source.path), []);
+  const broken = sources.filter(
+    (source) => source.path !== "src/engine/settings.ts" && /\bprocess\.env\b/.test(stripComments(source)),
+  );
+  assert.deepEqual(
+    broken.map((source) => source.path),
+    [],
+  );
 });
 
 test("files, functions and lines stay small", () => {
   const broken: string[] = [];
   for (const source of [...sources, ...others]) {
     const lines = source.text.split("\n");
-    if (source.path.startsWith("src/") && lines.length > MAX_FILE_LINES + 1) broken.push(`${source.path}: ${lines.length} lines`);
+    if (source.path.startsWith("src/") && lines.length > MAX_FILE_LINES + 1)
+      broken.push(`${source.path}: ${lines.length} lines`);
     lines.forEach((line, index) => {
-      if (line.length > MAX_LINE_CHARACTERS && source.path.startsWith("src/")) broken.push(`${source.path}:${index + 1}: ${line.length} characters`);
+      if (line.length > MAX_LINE_CHARACTERS && source.path.startsWith("src/"))
+        broken.push(`${source.path}:${index + 1}: ${line.length} characters`);
     });
     if (!source.path.startsWith("src/")) continue;
     const visit = (node: ts.Node): void => {
       if (ts.isFunctionLike(node) && "body" in node && node.body) {
         const first = source.tree.getLineAndCharacterOfPosition(node.getStart()).line;
         const last = source.tree.getLineAndCharacterOfPosition(node.end).line;
-        if (last - first + 1 > MAX_FUNCTION_LINES) broken.push(`${source.path}:${first + 1}: a function of ${last - first + 1} lines`);
+        if (last - first + 1 > MAX_FUNCTION_LINES)
+          broken.push(`${source.path}:${first + 1}: a function of ${last - first + 1} lines`);
       }
       ts.forEachChild(node, visit);
     };
@@ -161,7 +230,10 @@ test("files, functions and lines stay small", () => {
 
 test("every source says at its top what it is", () => {
   const broken = sources.filter((source) => !/^(#!.*\n)?\/\*\*/.test(source.text));
-  assert.deepEqual(broken.map((source) => source.path), []);
+  assert.deepEqual(
+    broken.map((source) => source.path),
+    [],
+  );
 });
 
 test("no source is orphaned: every file of src is imported by another or is an entry", () => {
@@ -175,7 +247,10 @@ test("no source is orphaned: every file of src is imported by another or is an e
     }
   }
   const entries = new Set(["src/api/server.ts", "src/engine/worker.ts", "src/engine/keys.ts"]);
-  assert.deepEqual(sources.map((source) => source.path).filter((path) => !entries.has(path) && !imported.has(path)), []);
+  assert.deepEqual(
+    sources.map((source) => source.path).filter((path) => !entries.has(path) && !imported.has(path)),
+    [],
+  );
 });
 
 test("nothing unfinished and no path of one machine is tracked", () => {
@@ -194,7 +269,9 @@ test("nothing unfinished and no path of one machine is tracked", () => {
 test("the lockfile carries no download addresses and no tracked file is large", () => {
   const lock = readFileSync(join(root, "package-lock.json"), "utf8");
   assert.equal(/"resolved":/.test(lock), false);
-  const large = tracked.filter((path) => path !== "package-lock.json" && readFileSync(join(root, path)).length > MAX_TRACKED_BYTES);
+  const large = tracked.filter(
+    (path) => path !== "package-lock.json" && readFileSync(join(root, path)).length > MAX_TRACKED_BYTES,
+  );
   assert.deepEqual(large, []);
 });
 

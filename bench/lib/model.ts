@@ -25,26 +25,43 @@ export const shapes: Readonly<Record<string, Shape>> = {
  * backend, arranged so that none of its slow (transposed, batched) products is met where another does. */
 export const benchedKernels: readonly (readonly [title: string, choice: KernelChoice, variant?: KernelVariant])[] = [
   ["tfjs ops", "reference"],
-  ...(["simd128", "relaxed", "relaxed256"] as const).map((variant) => [`wasm-${variant}`, "wasm-simd", variant] as const),
+  ...(["simd128", "relaxed", "relaxed256"] as const).map(
+    (variant) => [`wasm-${variant}`, "wasm-simd", variant] as const,
+  ),
   ["native", "native"],
 ];
 
 export function configOf({ D, L, heads, F, V }: Shape): LlamaConfig {
   return {
-    vocabSize: V, hiddenSize: D, intermediateSize: F, numHiddenLayers: L, numAttentionHeads: heads,
-    numKeyValueHeads: heads, headDim: D / heads, maxPositionEmbeddings: 2048, rmsNormEps: 1e-5, ropeTheta: 10000,
-    ropeScaling: null, tieWordEmbeddings: false, attentionBias: false, mlpBias: false, initializerRange: 0.02,
-    bosTokenId: null, eosTokenIds: [],
+    vocabSize: V,
+    hiddenSize: D,
+    intermediateSize: F,
+    numHiddenLayers: L,
+    numAttentionHeads: heads,
+    numKeyValueHeads: heads,
+    headDim: D / heads,
+    maxPositionEmbeddings: 2048,
+    rmsNormEps: 1e-5,
+    ropeTheta: 10000,
+    ropeScaling: null,
+    tieWordEmbeddings: false,
+    attentionBias: false,
+    mlpBias: false,
+    initializerRange: 0.02,
+    bosTokenId: null,
+    eosTokenIds: [],
   };
 }
 
 /** Weights of that shape, repeatable. */
 export function randomWeights(config: LlamaConfig): Map<string, tf.Variable> {
-  return new Map(expectedTensors(config).map(({ name, shape }, i) => {
-    const values = (): tf.Tensor =>
-      shape.length === 1 ? tf.ones([...shape]) : tf.randomNormal([...shape], 0, 0.02, "float32", i + 1);
-    return [name, tf.tidy(() => tf.variable(values()))] as const;
-  }));
+  return new Map(
+    expectedTensors(config).map(({ name, shape }, i) => {
+      const values = (): tf.Tensor =>
+        shape.length === 1 ? tf.ones([...shape]) : tf.randomNormal([...shape], 0, 0.02, "float32", i + 1);
+      return [name, tf.tidy(() => tf.variable(values()))] as const;
+    }),
+  );
 }
 
 export function median(values: readonly number[]): number {
@@ -58,7 +75,11 @@ export function optionsOf(names: Readonly<Record<string, string>>): Record<strin
   for (let i = 0; i < given.length; i += 2) {
     const name = given[i]!.replace(/^--/, "");
     if (!Object.hasOwn(names, name) || given[i + 1] === undefined) {
-      throw new Error(`unknown option ${given[i]}; there are ${Object.entries(names).map(([n, v]) => `--${n} ${v}`).join(", ")}`);
+      throw new Error(
+        `unknown option ${given[i]}; there are ${Object.entries(names)
+          .map(([n, v]) => `--${n} ${v}`)
+          .join(", ")}`,
+      );
     }
     found[name] = given[i + 1]!;
   }

@@ -71,17 +71,20 @@ export class Profile {
 
   /** The rows, largest first; what no kernel accounts for is tfjs: its tape, its additions and its bookkeeping. */
   print(title: string, totalSeconds: number, peakGflops: number, peakGigabytes: number): void {
-    console.log(`\n${title}: ${(totalSeconds * 1e3).toFixed(0)} ms; product peak ${peakGflops.toFixed(0)} GFLOP/s, memory ${peakGigabytes.toFixed(1)} GB/s`);
+    console.log(
+      `\n${title}: ${(totalSeconds * 1e3).toFixed(0)} ms; product peak ${peakGflops.toFixed(0)} GFLOP/s, memory ${peakGigabytes.toFixed(1)} GB/s`,
+    );
     const sorted = [...this.shares].sort((a, b) => b[1].seconds - a[1].seconds);
     const known = sorted.reduce((sum, [, { seconds }]) => sum + seconds, 0);
     for (const [name, { calls, seconds, flops, bytes }] of sorted) {
       const gflops = flops / seconds / 1e9;
       const gigabytes = bytes / seconds / 1e9;
-      const rate = flops > 0
-        ? `${gflops.toFixed(1).padStart(7)} GFLOP/s ${((100 * gflops) / peakGflops).toFixed(0).padStart(4)} % of peak`
-        : bytes > 0
-          ? `${gigabytes.toFixed(1).padStart(7)} GB/s    ${((100 * gigabytes) / peakGigabytes).toFixed(0).padStart(4)} % of peak`
-          : "";
+      const rate =
+        flops > 0
+          ? `${gflops.toFixed(1).padStart(7)} GFLOP/s ${((100 * gflops) / peakGflops).toFixed(0).padStart(4)} % of peak`
+          : bytes > 0
+            ? `${gigabytes.toFixed(1).padStart(7)} GB/s    ${((100 * gigabytes) / peakGigabytes).toFixed(0).padStart(4)} % of peak`
+            : "";
       console.log(line(name, calls, seconds, totalSeconds, rate));
     }
     console.log(line("(tfjs: tape, add, copies)", 0, totalSeconds - known, totalSeconds, ""));

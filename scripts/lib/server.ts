@@ -55,7 +55,7 @@ export async function startServer(env: Record<string, string>, dataDir?: string)
     }
     if (dataDir === undefined) rmSync(directory, { recursive: true, force: true });
   };
-  for (const deadline = Date.now() + READY_TIMEOUT_MS; Date.now() < deadline; ) {
+  for (const deadline = Date.now() + READY_TIMEOUT_MS; Date.now() < deadline;) {
     if (server.exitCode !== null) throw new Error(`the server ended with code ${server.exitCode}`);
     const ready = await fetch(`${url}/readyz`).then(
       (answer) => answer.ok,

@@ -41,12 +41,18 @@ export class Client {
   }
 
   /** Submits long work and follows its events to the end. @throws Error when it does not succeed. */
-  async run(path: string, body: unknown, onEvent: (event: JobEvent, job: Job) => void = () => {}): Promise<Record<string, unknown>> {
+  async run(
+    path: string,
+    body: unknown,
+    onEvent: (event: JobEvent, job: Job) => void = () => {},
+  ): Promise<Record<string, unknown>> {
     const job = await this.call<Job>("POST", path, body);
     for await (const event of this.#events(job.id)) onEvent(event, job);
     const ended = await this.call<Job>("GET", `/v1/jobs/${job.id}`);
     if (ended.status !== "succeeded" || !ended.result) {
-      throw new Error(`${job.kind} ${job.id} ${ended.status}: ${ended.error?.code ?? ""} ${ended.error?.message ?? ""}`);
+      throw new Error(
+        `${job.kind} ${job.id} ${ended.status}: ${ended.error?.code ?? ""} ${ended.error?.message ?? ""}`,
+      );
     }
     return { ...ended.result, job: job.id };
   }
@@ -58,7 +64,8 @@ export class Client {
       const response = await fetch(`${this.#base}/v1/jobs/${job}/events`, {
         headers: { accept: "text/event-stream", ...(lastId === "" ? {} : { "last-event-id": lastId }) },
       });
-      if (!response.ok || !response.body) throw new Error(`events of ${job}: ${response.status} ${await response.text()}`);
+      if (!response.ok || !response.body)
+        throw new Error(`events of ${job}: ${response.status} ${await response.text()}`);
       try {
         for await (const message of serverSentEvents(response.body)) {
           if (message.id !== "") lastId = message.id;
@@ -73,7 +80,9 @@ export class Client {
 }
 
 /** Splits a byte stream into server-sent events (HTML Living Standard, section 9.2). */
-async function* serverSentEvents(body: ReadableStream<Uint8Array>): AsyncGenerator<{ id: string; event: string; data: string }> {
+async function* serverSentEvents(
+  body: ReadableStream<Uint8Array>,
+): AsyncGenerator<{ id: string; event: string; data: string }> {
   const decoder = new TextDecoder();
   let buffer = "";
   for await (const chunk of body) {

@@ -62,7 +62,8 @@ function axis(x: Scale, y: Scale): string[] {
 <text x="${MARGIN.left - 8}" y="${at}" text-anchor="end" dominant-baseline="middle">${value.toFixed(1)}</text>`;
     }),
     ...ticks(x.from, x.to).map(
-      (value) => `<text x="${x.at(value).toFixed(1)}" y="${bottom + 20}" text-anchor="middle">${(value / 10 ** exponent).toFixed(1)}</text>`,
+      (value) =>
+        `<text x="${x.at(value).toFixed(1)}" y="${bottom + 20}" text-anchor="middle">${(value / 10 ** exponent).toFixed(1)}</text>`,
     ),
     `<line x1="${MARGIN.left}" x2="${WIDTH - MARGIN.right}" y1="${bottom}" y2="${bottom}" stroke="#333"/>`,
     `<text x="${(MARGIN.left + WIDTH) / 2}" y="${HEIGHT - 14}" text-anchor="middle">training FLOPs, base included (x 1e${exponent})</text>`,

@@ -89,7 +89,10 @@ function readParameter(parameter: Node): Parameter {
 function resolve(document: Node, part: Node): Node {
   const reference = part["$ref"];
   if (typeof reference !== "string") return part;
-  return reference.slice(2).split("/").reduce((at, key) => node(at[key]), document);
+  return reference
+    .slice(2)
+    .split("/")
+    .reduce((at, key) => node(at[key]), document);
 }
 
 function node(value: unknown): Node {

@@ -50,8 +50,7 @@ type JsonOf<Answer> = Answer extends { content: { "application/json": infer Body
 
 /** What a handler of the operation answers: declared JSON, or a `Response` of its own for anything else. */
 export type Reply<Id extends OperationId> =
-  | Response
-  | { [S in Status<Id>]: ReplyWith<S, JsonOf<Responses<Id>[S]>> }[Status<Id>];
+  Response | { [S in Status<Id>]: ReplyWith<S, JsonOf<Responses<Id>[S]>> }[Status<Id>];
 
 /** A declared status without JSON is no JSON answer. */
 type ReplyWith<S extends number, Body> = [Body] extends [never] ? never : JsonReply<S, Body>;

@@ -74,7 +74,7 @@ async function waitFor(jobs: JobStore, job: JobRow, waitMs: number, signal: Abor
   const leave = gate.enter();
   const untilMs = performance.now() + waitMs;
   try {
-    for (let row = job; ; ) {
+    for (let row = job; ;) {
       const leftMs = untilMs - performance.now();
       if (isSettled(row) || leftMs <= 0 || signal.aborted) return row;
       // asked before the row is read again, so that no change between the two is missed

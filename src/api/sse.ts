@@ -28,7 +28,10 @@ const heartbeat = ": still here\n\n";
 /** @returns the event in its wire form. */
 export function formatEvent({ id, event, data }: ServerEvent): string {
   const head = `${id === undefined ? "" : `id: ${id}\n`}${event === undefined ? "" : `event: ${event}\n`}`;
-  return `${head}${data.split(/\r\n|\r|\n/).map((line) => `data: ${line}\n`).join("")}\n`;
+  return `${head}${data
+    .split(/\r\n|\r|\n/)
+    .map((line) => `data: ${line}\n`)
+    .join("")}\n`;
 }
 
 /**

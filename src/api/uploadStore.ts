@@ -18,8 +18,7 @@ const maxUploads = 10_000;
 const idPattern = /^upl_[0-9a-f]{32}$/;
 
 /** Files of a model directory and of a dataset; a plain name, never a path. */
-const namePattern =
-  /^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.(safetensors|json|jsonl|txt|md|model|jinja)$/;
+const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.(safetensors|json|jsonl|txt|md|model|jinja)$/;
 
 export interface UploadState {
   readonly id: string;
@@ -61,7 +60,11 @@ export function createUploadStore(directory: string, maxBytes: number): UploadSt
       return asAnswer(await tus().handleWeb(request));
     },
     async get(id) {
-      const upload = idPattern.test(id) ? await files().getUpload(id).catch(() => null) : null;
+      const upload = idPattern.test(id)
+        ? await files()
+            .getUpload(id)
+            .catch(() => null)
+        : null;
       if (!upload) throw new CodedError("not_found", `no upload ${JSON.stringify(id.slice(0, 100))}`);
       const created = new Date(upload.creation_date ?? 0).getTime();
       return {

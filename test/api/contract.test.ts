@@ -88,7 +88,10 @@ describe("the contract", () => {
         if ((types.includes("integer") || types.includes("number")) && !(below && above)) unlimited.push(at);
       }
     }
-    assert.deepEqual(unlimited.filter((at) => !/^(Time|Sha256)/.test(at)), []);
+    assert.deepEqual(
+      unlimited.filter((at) => !/^(Time|Sha256)/.test(at)),
+      [],
+    );
   });
 
   test("every example of a request body is valid", () => {
@@ -120,7 +123,10 @@ describe("the contract", () => {
   test("every POST takes an Idempotency-Key", () => {
     const posts = contract.operations.filter(({ method }) => method === "post");
     const without = posts.filter(({ parameters }) => !parameters.some(({ name }) => name === "Idempotency-Key"));
-    assert.deepEqual(without.map(({ id }) => id), []);
+    assert.deepEqual(
+      without.map(({ id }) => id),
+      [],
+    );
   });
 
   test("a concrete path has the methods of its template, and GET brings HEAD", () => {

@@ -20,24 +20,50 @@ const numRuns = 60;
 /** Anything at all, with the values that break programs. */
 const anything: fc.Arbitrary<unknown> = fc.oneof(
   fc.jsonValue({ maxDepth: 2 }),
-  fc.constantFrom(-1, 0, 1e308, -0, 2 ** 53, 1.5, "", "\u0000", "__proto__", "constructor", "../..", null, [], {}, true, "base"),
+  fc.constantFrom(
+    -1,
+    0,
+    1e308,
+    -0,
+    2 ** 53,
+    1.5,
+    "",
+    "\u0000",
+    "__proto__",
+    "constructor",
+    "../..",
+    null,
+    [],
+    {},
+    true,
+    "base",
+  ),
 );
 
 /** Schema -> values that lead somewhere: names of things that are there, configurations near a real one. */
 const meaningful: Readonly<Record<string, fc.Arbitrary<unknown>>> = {
-  Reference: fc.oneof({ weight: 8, arbitrary: fc.constantFrom("base", "text") }, { weight: 1, arbitrary: fc.string({ maxLength: 8 }) }),
+  Reference: fc.oneof(
+    { weight: 8, arbitrary: fc.constantFrom("base", "text") },
+    { weight: 1, arbitrary: fc.string({ maxLength: 8 }) },
+  ),
   OperatorName: fc.constant("direct"),
   Axis: fc.oneof({ weight: 5, arbitrary: fc.constant("depth") }, { weight: 1, arbitrary: fc.constant("width") }),
   OperatorParams: fc.oneof(
     fc.constant({}),
     fc.record({ layers: fc.array(fc.integer({ min: -1, max: 3 }), { maxLength: 6 }) }),
-    fc.record({ pattern: fc.oneof(fc.constantFrom("stack", "interpolate", "01*2", "0-1*3-1"), fc.string({ maxLength: 10 })) }),
+    fc.record({
+      pattern: fc.oneof(fc.constantFrom("stack", "interpolate", "01*2", "0-1*3-1"), fc.string({ maxLength: 10 })),
+    }),
     fc.dictionary(fc.string({ maxLength: 8 }), anything, { maxKeys: 2 }),
   ),
   TaskName: fc.constantFrom("arc_easy", "wikitext", "none_such"),
   BackendName: fc.constantFrom("auto", "cpu", "wasm", "abacus"),
   ModelConfig: fc
-    .tuple(fc.constantFrom(...Object.keys(tinyConfig), "rope_theta", "rope_scaling", "head_dim", "dtype"), anything, fc.boolean())
+    .tuple(
+      fc.constantFrom(...Object.keys(tinyConfig), "rope_theta", "rope_scaling", "head_dim", "dtype"),
+      anything,
+      fc.boolean(),
+    )
     .map(([field, value, change]) => (change ? { ...tinyConfig, [field]: value } : tinyConfig)),
 };
 
@@ -61,16 +87,25 @@ function rightValues(schema: Node, depth: number): fc.Arbitrary<unknown> {
     case "object":
       return objectsOf(schema, depth);
     case "array":
-      return fc.array(valuesOf((schema["items"] ?? {}) as Node, depth + 1), { minLength: Number(schema["minItems"] ?? 0), maxLength: 4 });
+      return fc.array(valuesOf((schema["items"] ?? {}) as Node, depth + 1), {
+        minLength: Number(schema["minItems"] ?? 0),
+        maxLength: 4,
+      });
     case "integer":
-      return fc.oneof(fc.integer({ min: least, max: Math.min(most, Math.max(least, 0) + 64) }), fc.constantFrom(least, most));
+      return fc.oneof(
+        fc.integer({ min: least, max: Math.min(most, Math.max(least, 0) + 64) }),
+        fc.constantFrom(least, most),
+      );
     case "number":
       return fc.oneof(fc.double({ min: least, max: most, noNaN: true }), fc.constantFrom(least, most, 0.5));
     case "boolean":
       return fc.boolean();
     case "string":
       if (schema["pattern"] === "^[0-9a-z][0-9a-z._-]*$") return fc.constantFrom("410m-base", "7b", "nothing");
-      return fc.oneof(fc.string({ minLength: 1, maxLength: 20 }), fc.string({ unit: "binary", minLength: 1, maxLength: 8 }));
+      return fc.oneof(
+        fc.string({ minLength: 1, maxLength: 20 }),
+        fc.string({ unit: "binary", minLength: 1, maxLength: 8 }),
+      );
     default:
       return anything;
   }
@@ -97,7 +132,12 @@ describe("whatever is sent", () => {
     api = await startHarness({ environment: { RATE_LIMIT_PER_MINUTE: "1000000" } });
     await api.work("/v1/checkpoints", { name: "base", source: tinySource });
     await api.work("/v1/checkpoints", { name: "changing", source: tinySource });
-    await api.work("/v1/datasets", { name: "text", source: { type: "text", text: "abc ".repeat(500) }, tokenizer: "bytes", validation_fraction: 0 });
+    await api.work("/v1/datasets", {
+      name: "text",
+      source: { type: "text", text: "abc ".repeat(500) },
+      tokenizer: "bytes",
+      validation_fraction: 0,
+    });
   });
   after(() => api.close());
 
@@ -106,10 +146,18 @@ describe("whatever is sent", () => {
       const changing = (await api.call("GET", "/v1/checkpoints?name=changing")).body.data[0]?.id ?? "none";
       const path = operation.path.replace("{id}", changing);
       const taken = new Map<number, number>();
-      const submits = ["createCheckpoint", "createGrowth", "createDataset", "createTraining", "createEvaluation"].includes(operation.id);
+      const submits = [
+        "createCheckpoint",
+        "createGrowth",
+        "createDataset",
+        "createTraining",
+        "createEvaluation",
+      ].includes(operation.id);
       await fc.assert(
         fc.asyncProperty(valuesOf(bodySchema(operation), 0), async (body) => {
-          const { status, body: answer } = await api.call(operation.method.toUpperCase(), path, { body: JSON.stringify(body) ?? "" });
+          const { status, body: answer } = await api.call(operation.method.toUpperCase(), path, {
+            body: JSON.stringify(body) ?? "",
+          });
           assert.ok(status < 500, `${status} ${JSON.stringify(answer)}`);
           taken.set(status, (taken.get(status) ?? 0) + 1);
           // what was taken is not run: only what is asked is judged here
@@ -123,14 +171,23 @@ describe("whatever is sent", () => {
 
   test("every GET answers what it declares, with any identifier and any parameters", async () => {
     const gets = contract.operations.filter(({ method }) => method === "get");
-    const text = fc.oneof(fc.string({ maxLength: 30 }), fc.string({ unit: "binary", maxLength: 6 }), fc.constantFrom("..", "job_0", "base", "%00", "\u0000"));
+    const text = fc.oneof(
+      fc.string({ maxLength: 30 }),
+      fc.string({ unit: "binary", maxLength: 6 }),
+      fc.constantFrom("..", "job_0", "base", "%00", "\u0000"),
+    );
     await fc.assert(
-      fc.asyncProperty(fc.constantFrom(...gets), text, fc.array(fc.tuple(fc.constantFrom("limit", "after", "x"), text), { maxLength: 2 }), async (operation, id, query) => {
-        const path = operation.path.replace(/\{\w+\}/g, () => encodeURIComponent(id.toWellFormed()) || "x");
-        const search = query.map(([name, value]) => `${name}=${encodeURIComponent(value.toWellFormed())}`).join("&");
-        const { status, body } = await api.call("GET", `${path}?${search}`);
-        assert.ok(status < 500, `${operation.id} ${path}?${search}: ${status} ${JSON.stringify(body)}`);
-      }),
+      fc.asyncProperty(
+        fc.constantFrom(...gets),
+        text,
+        fc.array(fc.tuple(fc.constantFrom("limit", "after", "x"), text), { maxLength: 2 }),
+        async (operation, id, query) => {
+          const path = operation.path.replace(/\{\w+\}/g, () => encodeURIComponent(id.toWellFormed()) || "x");
+          const search = query.map(([name, value]) => `${name}=${encodeURIComponent(value.toWellFormed())}`).join("&");
+          const { status, body } = await api.call("GET", `${path}?${search}`);
+          assert.ok(status < 500, `${operation.id} ${path}?${search}: ${status} ${JSON.stringify(body)}`);
+        },
+      ),
       { seed, numRuns: 400 },
     );
   });
@@ -138,7 +195,11 @@ describe("whatever is sent", () => {
   test("bytes that are no JSON never get further than 400", async () => {
     await fc.assert(
       fc.asyncProperty(fc.uint8Array({ maxLength: 64 }), async (bytes) => {
-        const init = { method: "POST", body: bytes as Uint8Array<ArrayBuffer>, headers: { "Content-Type": "application/json" } };
+        const init = {
+          method: "POST",
+          body: bytes as Uint8Array<ArrayBuffer>,
+          headers: { "Content-Type": "application/json" },
+        };
         assert.equal((await api.fetch("/v1/growth-plans", init)).status, 400);
       }),
       { seed, numRuns: 100 },

@@ -27,13 +27,21 @@ describe("a listening server", () => {
   });
 
   const post = async (path: string, body: unknown, headers: Record<string, string> = {}) => {
-    const init = { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) };
+    const init = {
+      method: "POST",
+      headers: { "Content-Type": "application/json", ...headers },
+      body: JSON.stringify(body),
+    };
     const response = await fetch(server.url + path, init);
     return { status: response.status, body: await response.json() };
   };
 
   /** Uploads with the tus client. @returns the id */
-  const upload = (file: Buffer, filename: string, options: { chunkSize?: number; stopAfter?: number; url?: string } = {}) =>
+  const upload = (
+    file: Buffer,
+    filename: string,
+    options: { chunkSize?: number; stopAfter?: number; url?: string } = {},
+  ) =>
     new Promise<string>((resolve, reject) => {
       const client = new Upload(file, {
         endpoint: `${server.url}/v1/uploads`,
@@ -58,12 +66,24 @@ describe("a listening server", () => {
     const state = await (await fetch(`${server.url}/v1/uploads/${id}`)).json();
     assert.deepEqual([state.filename, state.size_bytes, state.complete], ["corpus.txt", text.length, false]);
     assert.ok(state.offset_bytes >= 200_000 && state.offset_bytes < text.length);
-    const early = await post("/v1/datasets", { name: "early", source: { type: "upload", upload: id }, tokenizer: "bytes" });
+    const early = await post("/v1/datasets", {
+      name: "early",
+      source: { type: "upload", upload: id },
+      tokenizer: "bytes",
+    });
     assert.equal(early.status, 409);
     assert.equal(await upload(text, "corpus.txt", { url: `${server.url}/v1/uploads/${id}` }), id);
-    const head = await fetch(`${server.url}/v1/uploads/${id}`, { method: "HEAD", headers: { "Tus-Resumable": "1.0.0" } });
+    const head = await fetch(`${server.url}/v1/uploads/${id}`, {
+      method: "HEAD",
+      headers: { "Tus-Resumable": "1.0.0" },
+    });
     assert.equal(head.headers.get("upload-offset"), String(text.length));
-    const request = { name: "happy", source: { type: "upload", upload: id }, tokenizer: "bytes", validation_fraction: 0 };
+    const request = {
+      name: "happy",
+      source: { type: "upload", upload: id },
+      tokenizer: "bytes",
+      validation_fraction: 0,
+    };
     const job = await post("/v1/datasets", request, { Prefer: "wait=60" });
     assert.equal(job.body.status, "succeeded", JSON.stringify(job.body.error));
     const dataset = await (await fetch(`${server.url}/v1/datasets/happy`)).json();
@@ -81,7 +101,16 @@ describe("a listening server", () => {
           ...more,
         },
       });
-    for (const name of ["../model.safetensors", "a/b.json", "model.bin", "run.sh", ".json", "x\0.txt", "", "a".repeat(300) + ".txt"]) {
+    for (const name of [
+      "../model.safetensors",
+      "a/b.json",
+      "model.bin",
+      "run.sh",
+      ".json",
+      "x\0.txt",
+      "",
+      "a".repeat(300) + ".txt",
+    ]) {
       const answer = await begin(name);
       assert.deepEqual([answer.status, (await answer.json()).code], [400, "invalid_request"], name);
     }
@@ -93,17 +122,34 @@ describe("a listening server", () => {
     assert.equal(two.headers.get("location"), one.headers.get("location"));
     const url = server.url + one.headers.get("location");
     const patch = (headers: Record<string, string>, body: string) =>
-      fetch(url, { method: "PATCH", headers: { "Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream", ...headers }, body });
+      fetch(url, {
+        method: "PATCH",
+        headers: { "Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream", ...headers },
+        body,
+      });
     assert.equal((await (await patch({ "Upload-Offset": "5" }, "12345")).json()).code, "conflict");
-    assert.equal((await (await patch({ "Upload-Offset": "0", "Content-Type": "text/plain" }, "x")).json()).code, "unsupported_media_type");
+    assert.equal(
+      (await (await patch({ "Upload-Offset": "0", "Content-Type": "text/plain" }, "x")).json()).code,
+      "unsupported_media_type",
+    );
     assert.equal((await (await patch({ "Upload-Offset": "0" }, "x".repeat(11))).json()).code, "payload_too_large");
     assert.equal((await fetch(url, { method: "DELETE", headers: { "Tus-Resumable": "1.0.0" } })).status, 204);
     assert.equal((await fetch(url)).status, 404);
-    assert.match((await fetch(`${server.url}/v1/uploads`, { method: "OPTIONS" })).headers.get("tus-extension") ?? "", /creation/);
+    assert.match(
+      (await fetch(`${server.url}/v1/uploads`, { method: "OPTIONS" })).headers.get("tus-extension") ?? "",
+      /creation/,
+    );
   });
 
   test("a download that the client breaks off closes its file, and HEAD tells its length", async () => {
-    const config = { ...tinySource.config, hidden_size: 512, intermediate_size: 1024, num_hidden_layers: 4, num_attention_heads: 8, num_key_value_heads: 8 };
+    const config = {
+      ...tinySource.config,
+      hidden_size: 512,
+      intermediate_size: 1024,
+      num_hidden_layers: 4,
+      num_attention_heads: 8,
+      num_key_value_heads: 8,
+    };
     const job = await post("/v1/checkpoints", { source: { ...tinySource, config } }, { Prefer: "wait=60" });
     const url = `${server.url}/v1/checkpoints/${job.body.result.checkpoint}/files/model.safetensors`;
     const head = await fetch(url, { method: "HEAD" });
@@ -139,13 +185,19 @@ describe("a listening server", () => {
         socket.on("error", reject);
       });
     assert.match(await answerTo("hello\r\n\r\n"), /^HTTP\/1.1 400/);
-    assert.match(await answerTo(`GET / HTTP/1.1\r\nHost: localhost\r\nX: ${"x".repeat(20_000)}\r\n\r\n`), /^HTTP\/1.1 431/);
+    assert.match(
+      await answerTo(`GET / HTTP/1.1\r\nHost: localhost\r\nX: ${"x".repeat(20_000)}\r\n\r\n`),
+      /^HTTP\/1.1 431/,
+    );
     assert.equal((await fetch(`${server.url}/healthz`)).status, 200);
   });
 
   test("a body beyond the limit is refused with 413, and the connection is no worse for it", async () => {
     for (let i = 0; i < 3; i++) {
-      const { status, body } = await post("/v1/datasets", { name: "x", source: { type: "text", text: "x".repeat(12_000_000) } });
+      const { status, body } = await post("/v1/datasets", {
+        name: "x",
+        source: { type: "text", text: "x".repeat(12_000_000) },
+      });
       assert.deepEqual([status, body.code], [413, "payload_too_large"]);
     }
     assert.equal((await fetch(`${server.url}/healthz`)).status, 200);
@@ -175,7 +227,10 @@ describe("a listening server", () => {
       await page.click("#operations-service-getHealth .try-out__btn");
       await page.click("#operations-service-getHealth .execute");
       await page.waitForSelector("#operations-service-getHealth .live-responses-table", { timeout: 10_000 });
-      assert.match(await page.locator("#operations-service-getHealth .live-responses-table").innerText(), /"status": "ok"/);
+      assert.match(
+        await page.locator("#operations-service-getHealth .live-responses-table").innerText(),
+        /"status": "ok"/,
+      );
       assert.deepEqual([errors, elsewhere], [[], []]);
     } finally {
       await browser.close();
@@ -189,7 +244,16 @@ describe("a listening server", () => {
   test("stopping ends open streams and held answers, refuses new ones, and frees the directory", async () => {
     const source = { ...tinySource, seed: 2 };
     await post("/v1/checkpoints", { name: "base", source }, { Prefer: "wait=60" });
-    await post("/v1/datasets", { name: "text", source: { type: "text", text: "abc ".repeat(4_000) }, tokenizer: "bytes", validation_fraction: 0 }, { Prefer: "wait=60" });
+    await post(
+      "/v1/datasets",
+      {
+        name: "text",
+        source: { type: "text", text: "abc ".repeat(4_000) },
+        tokenizer: "bytes",
+        validation_fraction: 0,
+      },
+      { Prefer: "wait=60" },
+    );
     const training = { checkpoint: "base", dataset: "text", tokens: 16_000_000, batch_tokens: 32, sequence_length: 16 };
     const held = post("/v1/trainings", training, { Prefer: "wait=300" });
     await sleep(500);
@@ -202,7 +266,10 @@ describe("a listening server", () => {
     await assert.rejects(fetch(`${server.url}/healthz`));
     // with other machines in reach it refuses to listen, since there is no key; then it opens the same data again
     const message = /npm run keys -- create/;
-    await assert.rejects(startServer(parseSettings({ ...environment, HOST: "0.0.0.0" })), { code: "forbidden", message });
+    await assert.rejects(startServer(parseSettings({ ...environment, HOST: "0.0.0.0" })), {
+      code: "forbidden",
+      message,
+    });
     server = await startServer(parseSettings(environment));
     const after = await (await fetch(`${server.url}/v1/jobs/${job.id}`)).json();
     assert.ok(["queued", "running"].includes(after.status), after.status);

@@ -38,7 +38,10 @@ describe("Range", () => {
 
 describe("Accept", () => {
   const ask = (accept: string | null) =>
-    negotiate(new Request("http://localhost", accept === null ? {} : { headers: { accept } }), ["application/json", "text/csv"]);
+    negotiate(new Request("http://localhost", accept === null ? {} : { headers: { accept } }), [
+      "application/json",
+      "text/csv",
+    ]);
   test("the first offer without a wish, the better rated with one, the specific before the general", () => {
     assert.equal(ask(null), "application/json");
     assert.equal(ask("text/csv"), "text/csv");
@@ -57,7 +60,9 @@ describe("ETag", () => {
   test("If-None-Match compares weakly, If-Match strongly, and * matches anything", () => {
     const etag = etagOf("a");
     assert.notEqual(etag, etagOf("b"));
-    assert.ok(noneMatch(`"x", W/${etag}`, etag) && noneMatch("*", etag) && !noneMatch('"x"', etag) && !noneMatch(null, etag));
+    assert.ok(
+      noneMatch(`"x", W/${etag}`, etag) && noneMatch("*", etag) && !noneMatch('"x"', etag) && !noneMatch(null, etag),
+    );
     requireMatch(undefined, etag);
     requireMatch(`"x", ${etag}`, etag);
     requireMatch("*", etag);
@@ -80,12 +85,24 @@ test("every error code becomes a problem that the contract declares, with its st
     assert.ok(!text.includes("private"));
     assert.equal(response.headers.get("content-type"), "application/problem+json");
   }
-  assert.match(await problemResponse(new TypeError("private"), "id-1", log).text(), /^(?!.*private).*"code":"internal"/);
+  assert.match(
+    await problemResponse(new TypeError("private"), "id-1", log).text(),
+    /^(?!.*private).*"code":"internal"/,
+  );
 });
 
 test("only addresses of this machine are loopback", () => {
-  for (const host of ["localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]", "LOCALHOST"]) assert.ok(isLoopback(host), host);
-  for (const host of ["0.0.0.0", "::", "10.0.0.1", "localhost.evil.example", "127.0.0.1.evil.example", "1127.0.0.1", ""]) {
+  for (const host of ["localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]", "LOCALHOST"])
+    assert.ok(isLoopback(host), host);
+  for (const host of [
+    "0.0.0.0",
+    "::",
+    "10.0.0.1",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "1127.0.0.1",
+    "",
+  ]) {
     assert.ok(!isLoopback(host), host);
   }
 });
@@ -113,7 +130,10 @@ test("a gate counts places, and leaving twice gives back one", () => {
 
 describe("server-sent events", () => {
   test("lines of data never end an event early", () => {
-    assert.equal(formatEvent({ id: "1", event: "log", data: "a\nb\r\nc" }), "id: 1\nevent: log\ndata: a\ndata: b\ndata: c\n\n");
+    assert.equal(
+      formatEvent({ id: "1", event: "log", data: "a\nb\r\nc" }),
+      "id: 1\nevent: log\ndata: a\ndata: b\ndata: c\n\n",
+    );
   });
 
   test("nothing is produced ahead of a slow client, and leaving returns the source", async () => {

@@ -9,11 +9,20 @@ import { assertProblem, startHarness, tinySource, type Harness } from "./helpers
 const contract = loadContract();
 /** A path for each template: ids that look right and belong to nobody. */
 const concrete = (path: string): string =>
-  path.replace("{asset}", "start.js").replace("{name}", "config.json").replace("{model}", "nobody").replace("{id}", () => {
-    const prefix = /\/v1\/(\w+)/.exec(path)?.[1] ?? "";
-    const ids: Record<string, string> = { jobs: "job_0", evaluations: "eval_0", keys: "key_0", uploads: `upl_${"0".repeat(32)}` };
-    return ids[prefix] ?? "nobody";
-  });
+  path
+    .replace("{asset}", "start.js")
+    .replace("{name}", "config.json")
+    .replace("{model}", "nobody")
+    .replace("{id}", () => {
+      const prefix = /\/v1\/(\w+)/.exec(path)?.[1] ?? "";
+      const ids: Record<string, string> = {
+        jobs: "job_0",
+        evaluations: "eval_0",
+        keys: "key_0",
+        uploads: `upl_${"0".repeat(32)}`,
+      };
+      return ids[prefix] ?? "nobody";
+    });
 
 describe("without keys, on loopback", () => {
   let api: Harness;
@@ -41,7 +50,10 @@ describe("without keys, on loopback", () => {
     assertProblem(await api.call("GET", "http://evil.example/v1/jobs"), 403, "forbidden");
     assertProblem(await api.call("GET", "/v1/jobs", { headers: { Origin: "https://evil.example" } }), 403, "forbidden");
     assertProblem(await api.call("GET", "/v1/jobs", { headers: { Origin: "null" } }), 403, "forbidden");
-    assert.equal((await api.call("GET", "http://127.0.0.1:8080/v1/jobs", { headers: { Origin: "http://localhost:3000" } })).status, 200);
+    assert.equal(
+      (await api.call("GET", "http://127.0.0.1:8080/v1/jobs", { headers: { Origin: "http://localhost:3000" } })).status,
+      200,
+    );
     assert.equal((await api.call("GET", "http://[::1]:8080/v1/jobs")).status, 200);
     assert.equal((await api.call("GET", "http://evil.example/healthz")).status, 200);
   });
@@ -99,9 +111,15 @@ describe("without keys, on loopback", () => {
     assert.equal(one.status, 200, JSON.stringify(one.body));
     assertProblem(two, 409, "idempotency_conflict");
     assert.ok(two.headers.get("retry-after"));
-    const wrong = { body: { preset: "none", operator: "direct", axis: "depth" }, headers: { "Idempotency-Key": "retry" } };
+    const wrong = {
+      body: { preset: "none", operator: "direct", axis: "depth" },
+      headers: { "Idempotency-Key": "retry" },
+    };
     assertProblem(await api.call("POST", "/v1/growth-plans", wrong), 400, "invalid_request");
-    const right = { body: { preset: "410m", operator: "direct", axis: "depth", factor: 2 }, headers: { "Idempotency-Key": "retry" } };
+    const right = {
+      body: { preset: "410m", operator: "direct", axis: "depth", factor: 2 },
+      headers: { "Idempotency-Key": "retry" },
+    };
     assert.equal((await api.call("POST", "/v1/growth-plans", right)).status, 200);
   });
 
@@ -164,7 +182,10 @@ describe("without keys, on loopback", () => {
     await api.call("GET", "/v1/checkpoints/nobody-at-all");
     const { body, headers } = await api.call("GET", "/metrics");
     assert.match(headers.get("content-type") ?? "", /^text\/plain/);
-    assert.match(body, /cambium_http_requests_total\{method="GET",route="\/v1\/checkpoints\/\{id\}",status="404"\} \d+/);
+    assert.match(
+      body,
+      /cambium_http_requests_total\{method="GET",route="\/v1\/checkpoints\/\{id\}",status="404"\} \d+/,
+    );
     assert.ok(!String(body).includes("nobody-at-all"));
   });
 });
@@ -206,10 +227,15 @@ describe("with keys", () => {
     for (const header of ["Bearer nonsense", "Bearer", "Basic abc", `Bearer ${secrets["read"]}x`, ""]) {
       assertProblem(await api.call("GET", "/v1/jobs", { headers: { Authorization: header } }), 401, "unauthorized");
     }
-    const made = await api.call("POST", "/v1/keys", { body: { name: "short", scopes: ["read"] }, headers: as("admin") });
+    const made = await api.call("POST", "/v1/keys", {
+      body: { name: "short", scopes: ["read"] },
+      headers: as("admin"),
+    });
     const headers = { Authorization: `Bearer ${made.body.secret}` };
     assert.equal((await api.call("GET", "/v1/jobs", { headers })).status, 200);
-    assert.deepEqual((await api.call("DELETE", `/v1/keys/${made.body.id}`, { headers: as("admin") })).body, { deleted: [made.body.id] });
+    assert.deepEqual((await api.call("DELETE", `/v1/keys/${made.body.id}`, { headers: as("admin") })).body, {
+      deleted: [made.body.id],
+    });
     assertProblem(await api.call("GET", "/v1/jobs", { headers }), 401, "unauthorized");
     assertProblem(await api.call("DELETE", `/v1/keys/${made.body.id}`, { headers: as("admin") }), 404, "not_found");
   });
@@ -240,8 +266,10 @@ describe("with keys", () => {
     const body = { preset: "410m", operator: "direct", axis: "depth", factor: 2 };
     const headers = (scope: string) => ({ ...as(scope), "Idempotency-Key": "same" });
     await api.call("POST", "/v1/growth-plans", { body, headers: headers("read") });
-    const other = await api.call("POST", "/v1/growth-plans", { body: { ...body, factor: 3 }, headers: headers("write") });
+    const other = await api.call("POST", "/v1/growth-plans", {
+      body: { ...body, factor: 3 },
+      headers: headers("write"),
+    });
     assert.deepEqual([other.status, other.headers.get("idempotency-replayed")], [200, null]);
   });
 });
-

@@ -49,12 +49,24 @@ describe("a body", () => {
   });
 
   test("is told every wrong field at once, with value got and value wanted", async () => {
-    assert.deepEqual(await bodyFields("createTraining", { checkpoint: "a", dataset: "b", tokens: -1, batch_tokens: 5.5, optimizer: { lr: 1 } }), [
-      { pointer: "/sequence_length", detail: "is missing" },
-      { pointer: "/tokens", detail: "got -1, want at least 1" },
-      { pointer: "/batch_tokens", detail: "got 5.5, want integer" },
-      { pointer: "/optimizer/lr", detail: "is not a field here; the fields are type, learning_rate, betas, eps, weight_decay, decay, clip" },
-    ]);
+    assert.deepEqual(
+      await bodyFields("createTraining", {
+        checkpoint: "a",
+        dataset: "b",
+        tokens: -1,
+        batch_tokens: 5.5,
+        optimizer: { lr: 1 },
+      }),
+      [
+        { pointer: "/sequence_length", detail: "is missing" },
+        { pointer: "/tokens", detail: "got -1, want at least 1" },
+        { pointer: "/batch_tokens", detail: "got 5.5, want integer" },
+        {
+          pointer: "/optimizer/lr",
+          detail: "is not a field here; the fields are type, learning_rate, betas, eps, weight_decay, decay, clip",
+        },
+      ],
+    );
   });
 
   test("of a large request is told the first wrong field only", async () => {
@@ -68,14 +80,22 @@ describe("a body", () => {
     assert.equal(finding?.pointer, "/prompt");
     assert.match(finding?.detail ?? "", /^got a list of 2, want exactly one of .*A text, several texts/);
     const source = await bodyFields("createCheckpoint", { source: { type: "dir" } });
-    assert.deepEqual(source, [{ pointer: "/source/type", detail: 'got "dir", want one of directory, upload, hub, random' }]);
-    assert.match((await bodyFields("createGrowthPlan", { operator: "direct", axis: "depth" }))[0]?.detail ?? "", /one of checkpoint, config, preset/);
+    assert.deepEqual(source, [
+      { pointer: "/source/type", detail: 'got "dir", want one of directory, upload, hub, random' },
+    ]);
+    assert.match(
+      (await bodyFields("createGrowthPlan", { operator: "direct", axis: "depth" }))[0]?.detail ?? "",
+      /one of checkpoint, config, preset/,
+    );
   });
 
   test("fields of OpenAI that would not be honoured are refused", async () => {
     for (const field of ["best_of", "logit_bias", "presence_penalty", "suffix", "user"]) {
       const fields = await bodyFields("createCompletion", { model: "m", prompt: "x", [field]: 1 });
-      assert.deepEqual(fields.map(({ pointer }) => pointer), [`/${field}`]);
+      assert.deepEqual(
+        fields.map(({ pointer }) => pointer),
+        [`/${field}`],
+      );
     }
   });
 
@@ -98,7 +118,10 @@ describe("parameters", () => {
     const fields = await fieldsOf(() => query("listJobs", { limit: "1e9", sort: "x" }));
     assert.deepEqual(fields.map(({ pointer }) => pointer).toSorted(), ["/limit", "/sort"]);
     assert.ok(fields.every(({ detail }) => detail.startsWith("query parameter: ")));
-    assert.deepEqual((await fieldsOf(() => validator.parameters(operation("getJob"), "path", { id: "x" })))[0]?.pointer, "/id");
+    assert.deepEqual(
+      (await fieldsOf(() => validator.parameters(operation("getJob"), "path", { id: "x" })))[0]?.pointer,
+      "/id",
+    );
   });
 });
 
@@ -106,7 +129,11 @@ describe("the bytes of a body", () => {
   const limits = { maxBytes: 1_000, timeoutMs: 200 };
   const json = { "Content-Type": "application/json" };
   const send = (body: BodyInit | null, headers: Record<string, string> = json) =>
-    readJson(new Request("http://localhost/", { method: "POST", body, headers, duplex: "half" } as RequestInit), limits, true);
+    readJson(
+      new Request("http://localhost/", { method: "POST", body, headers, duplex: "half" } as RequestInit),
+      limits,
+      true,
+    );
 
   const lies: readonly (readonly [what: string, body: BodyInit, detail: RegExp])[] = [
     ["not JSON", "{", /is not JSON/],
@@ -130,12 +157,19 @@ describe("the bytes of a body", () => {
   });
 
   test("beyond the limit are refused, told or streamed", async () => {
-    const code = (promise: Promise<unknown>) => promise.then(() => "taken", (error: CodedError) => error.code);
+    const code = (promise: Promise<unknown>) =>
+      promise.then(
+        () => "taken",
+        (error: CodedError) => error.code,
+      );
     assert.equal(await code(send(JSON.stringify("x".repeat(2_000)))), "payload_too_large");
     const endless = new ReadableStream({ pull: (controller) => controller.enqueue(new Uint8Array(100)) });
     assert.equal(await code(send(endless)), "payload_too_large");
     assert.equal(await code(send("{}", { "Content-Type": "text/plain" })), "unsupported_media_type");
-    assert.equal(await code(send("{}", { "Content-Type": "application/json; charset=latin1" })), "unsupported_media_type");
+    assert.equal(
+      await code(send("{}", { "Content-Type": "application/json; charset=latin1" })),
+      "unsupported_media_type",
+    );
     assert.equal(await code(send("{}", { "Content-Type": "application/json; charset=utf-8" })), "taken");
   });
 

@@ -25,10 +25,19 @@ export function readGolden(path: string): Map<string, { shape: number[]; values:
   const bytes = readFileSync(path);
   const { entries, start } = headerOf(bytes);
   return new Map(
-    entries.map(([name, { dtype, shape, data_offsets: [from, to] }]) => {
-      const data = new Uint8Array(bytes.subarray(start + from, start + to)).buffer;
-      return [name, { shape, values: dtype === "I32" ? new Int32Array(data) : new Float32Array(data) }];
-    }),
+    entries.map(
+      ([
+        name,
+        {
+          dtype,
+          shape,
+          data_offsets: [from, to],
+        },
+      ]) => {
+        const data = new Uint8Array(bytes.subarray(start + from, start + to)).buffer;
+        return [name, { shape, values: dtype === "I32" ? new Int32Array(data) : new Float32Array(data) }];
+      },
+    ),
   );
 }
 
@@ -37,20 +46,39 @@ export function resolveFolder(folder: string): ResolvedCheckpoint {
   const configJson = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as JsonObject;
   const tensors: TensorRef[] = [];
   const blobs: Record<string, BlobLocation> = {};
-  for (const file of readdirSync(folder).filter((name) => name.endsWith(".safetensors")).sort()) {
+  for (const file of readdirSync(folder)
+    .filter((name) => name.endsWith(".safetensors"))
+    .sort()) {
     if (file === "golden.logits.safetensors") continue;
     const path = join(folder, file);
     const { entries, start } = headerOf(readFileSync(path));
     blobs[file] = { path, sizeBytes: statSync(path).size, mtimeMs: null };
-    for (const [name, { dtype, shape, data_offsets: [from, to] }] of entries) {
-      tensors.push({ name, dtype: dtype as Dtype, shape, blob: file, offset: start + from, sizeBytes: to - from, sha256: "" });
+    for (const [
+      name,
+      {
+        dtype,
+        shape,
+        data_offsets: [from, to],
+      },
+    ] of entries) {
+      tensors.push({
+        name,
+        dtype: dtype as Dtype,
+        shape,
+        blob: file,
+        offset: start + from,
+        sizeBytes: to - from,
+        sha256: "",
+      });
     }
   }
-  const files = readdirSync(folder).filter((name) => /^(tokenizer|special_tokens).*\.json$/.test(name)).map((name) => {
-    const path = join(folder, name);
-    blobs[name] = { path, sizeBytes: statSync(path).size, mtimeMs: null };
-    return { name, blob: name, sizeBytes: statSync(path).size };
-  });
+  const files = readdirSync(folder)
+    .filter((name) => /^(tokenizer|special_tokens).*\.json$/.test(name))
+    .map((name) => {
+      const path = join(folder, name);
+      blobs[name] = { path, sizeBytes: statSync(path).size, mtimeMs: null };
+      return { name, blob: name, sizeBytes: statSync(path).size };
+    });
   const config = configOf(configJson);
   const kept = tensors.filter(({ name }) => !(config.tieWordEmbeddings && name === "lm_head.weight"));
   return {

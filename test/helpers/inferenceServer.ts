@@ -27,9 +27,25 @@ export interface InferenceServer {
 
 function rowOf({ id, manifest }: ResolvedCheckpoint, names: Readonly<Record<string, string>>): CheckpointRow {
   return {
-    id, manifest, name: names[id] ?? null, digest: id, dtype: "F32", numParameters: 0, numParametersNonEmbedding: 0, sizeBytes: 0,
-    storedBytes: 0, tokensSeen: 0, flopsSpent: 0, dataSeen: {}, parents: [], relation: "imported", receipt: null,
-    metadata: {}, job: null, version: 1, createdAt: new Date(1_700_000_000_000),
+    id,
+    manifest,
+    name: names[id] ?? null,
+    digest: id,
+    dtype: "F32",
+    numParameters: 0,
+    numParametersNonEmbedding: 0,
+    sizeBytes: 0,
+    storedBytes: 0,
+    tokensSeen: 0,
+    flopsSpent: 0,
+    dataSeen: {},
+    parents: [],
+    relation: "imported",
+    receipt: null,
+    metadata: {},
+    job: null,
+    version: 1,
+    createdAt: new Date(1_700_000_000_000),
   };
 }
 
@@ -59,11 +75,22 @@ export async function startInferenceServer(
 ): Promise<InferenceServer> {
   const { names = {}, limits, entry } = options;
   const held = new Map(checkpoints.map((checkpoint) => [checkpoint.id, checkpoint]));
-  const pool = createModelPool({ backends: ["wasm", "cpu"], ...(limits ? { limits } : {}), ...(entry ? { entry } : {}) });
+  const pool = createModelPool({
+    backends: ["wasm", "cpu"],
+    ...(limits ? { limits } : {}),
+    ...(entry ? { entry } : {}),
+  });
   const broken: Error[] = [];
   const deps = {
-    settings: parseSettings({}), log: pino({ level: "silent" }), metrics: createMetrics(), store: storeOf(held, names),
-    queue: {}, uploads: {}, backends: async () => [], pool, closing: new AbortController().signal,
+    settings: parseSettings({}),
+    log: pino({ level: "silent" }),
+    metrics: createMetrics(),
+    store: storeOf(held, names),
+    queue: {},
+    uploads: {},
+    backends: async () => [],
+    pool,
+    closing: new AbortController().signal,
   } as unknown as ApiDeps;
   const app = createApp(deps, { onBrokenPromise: (error) => broken.push(error) });
   const listener = getRequestListener((request, env) => app.fetch(request, env as unknown as { incoming: never }));
@@ -77,7 +104,8 @@ export async function startInferenceServer(
       await pool.close();
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
-      if (broken.length > 0) throw new AggregateError(broken, `answers that the contract does not promise: ${broken[0]!.message}`);
+      if (broken.length > 0)
+        throw new AggregateError(broken, `answers that the contract does not promise: ${broken[0]!.message}`);
     },
   };
 }

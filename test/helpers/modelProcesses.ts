@@ -4,7 +4,9 @@ import { readFileSync, readdirSync } from "node:fs";
 /** @returns their process ids; empty where there is no /proc. */
 export function modelProcesses(parentPid: number): number[] {
   if (process.platform !== "linux") return [];
-  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name)).map(Number);
+  const pids = readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number);
   return pids.filter((pid) => {
     try {
       const isChild = readFileSync(`/proc/${pid}/status`, "utf8").includes(`\nPPid:\t${parentPid}\n`);

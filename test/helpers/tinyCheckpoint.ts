@@ -11,21 +11,44 @@ import { seededStream } from "../../src/ops/rng.ts";
 import type { TensorRef } from "../../src/ops/tensor.ts";
 
 export const tinyConfig: LlamaConfig = {
-  vocabSize: 260, hiddenSize: 16, intermediateSize: 24, numHiddenLayers: 2, numAttentionHeads: 2, numKeyValueHeads: 1,
-  headDim: 8, maxPositionEmbeddings: 64, rmsNormEps: 1e-5, ropeTheta: 10_000, ropeScaling: null,
-  tieWordEmbeddings: true, attentionBias: false, mlpBias: false, initializerRange: 0.02, bosTokenId: 256, eosTokenIds: [257],
+  vocabSize: 260,
+  hiddenSize: 16,
+  intermediateSize: 24,
+  numHiddenLayers: 2,
+  numAttentionHeads: 2,
+  numKeyValueHeads: 1,
+  headDim: 8,
+  maxPositionEmbeddings: 64,
+  rmsNormEps: 1e-5,
+  ropeTheta: 10_000,
+  ropeScaling: null,
+  tieWordEmbeddings: true,
+  attentionBias: false,
+  mlpBias: false,
+  initializerRange: 0.02,
+  bosTokenId: 256,
+  eosTokenIds: [257],
 };
 
 function shapesOf(config: LlamaConfig): [name: string, shape: number[]][] {
   const { hiddenSize: d, intermediateSize: f, headDim: h } = config;
   const q = config.numAttentionHeads * h;
   const kv = config.numKeyValueHeads * h;
-  const shapes: [string, number[]][] = [["model.embed_tokens.weight", [config.vocabSize, d]], ["model.norm.weight", [d]]];
+  const shapes: [string, number[]][] = [
+    ["model.embed_tokens.weight", [config.vocabSize, d]],
+    ["model.norm.weight", [d]],
+  ];
   for (let layer = 0; layer < config.numHiddenLayers; layer++) {
     const named: [string, number[]][] = [
-      ["input_layernorm", [d]], ["post_attention_layernorm", [d]],
-      ["self_attn.q_proj", [q, d]], ["self_attn.k_proj", [kv, d]], ["self_attn.v_proj", [kv, d]], ["self_attn.o_proj", [d, q]],
-      ["mlp.gate_proj", [f, d]], ["mlp.up_proj", [f, d]], ["mlp.down_proj", [d, f]],
+      ["input_layernorm", [d]],
+      ["post_attention_layernorm", [d]],
+      ["self_attn.q_proj", [q, d]],
+      ["self_attn.k_proj", [kv, d]],
+      ["self_attn.v_proj", [kv, d]],
+      ["self_attn.o_proj", [d, q]],
+      ["mlp.gate_proj", [f, d]],
+      ["mlp.up_proj", [f, d]],
+      ["mlp.down_proj", [d, f]],
     ];
     shapes.push(...named.map(([name, shape]): [string, number[]] => [`model.layers.${layer}.${name}.weight`, shape]));
   }
@@ -53,7 +76,16 @@ export function tinyCheckpoint(
   }
   writeFileSync(path, Buffer.concat(parts));
   const tokenizer = bytes ? { tokenizer: "bytes" as const } : {};
-  const manifest = { architecture: "llama" as const, config, configJson: {}, tensors, files: [], original: null, optimizer: null, ...tokenizer };
+  const manifest = {
+    architecture: "llama" as const,
+    config,
+    configJson: {},
+    tensors,
+    files: [],
+    original: null,
+    optimizer: null,
+    ...tokenizer,
+  };
   const blobs = { weights: { path, sizeBytes: offset, mtimeMs: null } };
   return { checkpoint: { id, manifest, blobs }, remove: () => rmSync(folder, { recursive: true, force: true }) };
 }

@@ -17,7 +17,10 @@ test("the generator gives the published outputs of xoshiro128** from state 1, 2,
   const published = [
     11520, 0, 5927040, 70819200, 2031721883, 1637235492, 1287239034, 3734860849, 3729100597, 4258142804,
   ];
-  assert.deepEqual(published.map(() => next()), published);
+  assert.deepEqual(
+    published.map(() => next()),
+    published,
+  );
 });
 
 test("another seed, another name, or a seed that differs above 2^32 gives another stream", () => {
@@ -25,7 +28,15 @@ test("another seed, another name, or a seed that differs above 2^32 gives anothe
     const stream = seededStream(seed, name);
     return [stream.uint32(), stream.uint32(), stream.uint32()];
   };
-  const streams = [[0, "a"], [1, "a"], [2 ** 32, "a"], [0, "b"], [0, "aa"], [0, ""], [2 ** 53 - 1, "a"]] as const;
+  const streams = [
+    [0, "a"],
+    [1, "a"],
+    [2 ** 32, "a"],
+    [0, "b"],
+    [0, "aa"],
+    [0, ""],
+    [2 ** 53 - 1, "a"],
+  ] as const;
   const seen = new Set(streams.map(([seed, name]) => String(first(seed, name))));
   assert.equal(seen.size, streams.length);
 });
@@ -91,7 +102,10 @@ test("below(n) is even over [0, n) and refuses what is no count", () => {
   const stream = seededStream(5, "below");
   const counts = new Array<number>(7).fill(0);
   for (let i = 0; i < 70_000; i += 1) counts[stream.below(7)]! += 1;
-  assert.ok(counts.every((count) => Math.abs(count - 10_000) < 400), String(counts));
+  assert.ok(
+    counts.every((count) => Math.abs(count - 10_000) < 400),
+    String(counts),
+  );
   assert.equal(stream.below(1), 0);
   for (const n of [0, -1, 1.5, 2 ** 32 + 1, Number.NaN]) assert.throws(() => stream.below(n), /below/);
 });

@@ -10,9 +10,7 @@ import { noneMatch } from "../middleware/etag.ts";
 import { presentAll } from "../present.ts";
 import { parseRange } from "../range.ts";
 
-export function createCheckpointFileHandlers(
-  deps: RouteDeps,
-): HandlersOf<"listCheckpointFiles" | "getCheckpointFile"> {
+export function createCheckpointFileHandlers(deps: RouteDeps): HandlersOf<"listCheckpointFiles" | "getCheckpointFile"> {
   const { checkpoints } = deps.store;
   return {
     async listCheckpointFiles({ path }) {

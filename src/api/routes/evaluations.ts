@@ -8,11 +8,7 @@ import type { JobAnswers } from "../jobAnswers.ts";
 import { presentAll, presentEvaluation, presentPage, presentResult } from "../present.ts";
 
 type EvaluationOperations =
-  | "listBenchmarks"
-  | "listBenchmarkResults"
-  | "createEvaluation"
-  | "listEvaluations"
-  | "getEvaluation";
+  "listBenchmarks" | "listBenchmarkResults" | "createEvaluation" | "listEvaluations" | "getEvaluation";
 
 export function createEvaluationHandlers(deps: RouteDeps, answers: JobAnswers): HandlersOf<EvaluationOperations> {
   const { evaluations } = deps.store;

@@ -21,12 +21,7 @@ export interface InferenceDeps {
 }
 
 type InferenceOperations =
-  | "listModels"
-  | "getModel"
-  | "createCompletion"
-  | "tokenize"
-  | "detokenize"
-  | "getTokenizerInfo";
+  "listModels" | "getModel" | "createCompletion" | "tokenize" | "detokenize" | "getTokenizerInfo";
 
 export type InferenceHandlers = HandlersOf<InferenceOperations>;
 

@@ -3,12 +3,7 @@ import type { RouteDeps } from "../deps.ts";
 import type { HandlersOf } from "../handlers.ts";
 
 type UploadOperations =
-  | "getUploadOptions"
-  | "createUpload"
-  | "getUpload"
-  | "getUploadOffset"
-  | "appendUpload"
-  | "deleteUpload";
+  "getUploadOptions" | "createUpload" | "getUpload" | "getUploadOffset" | "appendUpload" | "deleteUpload";
 
 export function createUploadHandlers({ uploads }: RouteDeps): HandlersOf<UploadOperations> {
   return {

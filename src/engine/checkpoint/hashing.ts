@@ -162,7 +162,7 @@ async function hashInline(
         path = range.path;
       }
       const hash = createHash("sha256");
-      for (let done = 0; done < range.sizeBytes; ) {
+      for (let done = 0; done < range.sizeBytes;) {
         const length = Math.min(chunkBytes, range.sizeBytes - done);
         const { bytesRead } = await handle.read(buffer, 0, length, range.offset + done);
         if (bytesRead === 0) throw unreadable(range.path, `it ends at byte ${range.offset + done}`);

@@ -64,13 +64,17 @@ export class HubClient {
   async get(path: string, maxBytes: number): Promise<Uint8Array> {
     const chunks: Uint8Array[] = [];
     let size = 0;
-    await this.download(path, {
-      at: () => size,
-      write: async (chunk) => {
-        chunks.push(chunk);
-        size += chunk.length;
+    await this.download(
+      path,
+      {
+        at: () => size,
+        write: async (chunk) => {
+          chunks.push(chunk);
+          size += chunk.length;
+        },
       },
-    }, maxBytes);
+      maxBytes,
+    );
     return Buffer.concat(chunks);
   }
 

@@ -14,13 +14,7 @@ import type { SourceFile } from "./confine.ts";
 import { checkpointDigest } from "./digest.ts";
 import { hashRanges, type ByteRange } from "./hashing.ts";
 import { copyFile, moveFile, placed, referTo, type ImportedBlob, type PlacedFile } from "./place.ts";
-import {
-  directorySource,
-  fileListSource,
-  openCheckpoint,
-  type FileSource,
-  type OpenedCheckpoint,
-} from "./reader.ts";
+import { directorySource, fileListSource, openCheckpoint, type FileSource, type OpenedCheckpoint } from "./reader.ts";
 import { quoted } from "./strictJson.ts";
 
 export interface ImportOptions {

@@ -117,7 +117,7 @@ async function* readSegments(
         reader = await openBlob(locate(blobs, segment.blob));
         blob = segment.blob;
       }
-      for (let done = 0; done < segment.sizeBytes; ) {
+      for (let done = 0; done < segment.sizeBytes;) {
         const length = Math.min(chunkBytes, segment.sizeBytes - done);
         yield segment.kind === "masked"
           ? await readMasked(reader, segment, segment.from + done, length)

@@ -44,7 +44,10 @@ export async function writeTensors(
   invariant(tensors.length > 0, "a blob of tensors holds at least one");
   const byName = new Map(tensors.map((tensor) => [tensor.info.name, tensor]));
   invariant(byName.size === tensors.length, "tensor names within a blob are unique");
-  const layout = formatHeader(tensors.map((tensor) => tensor.info), torchMetadata);
+  const layout = formatHeader(
+    tensors.map((tensor) => tensor.info),
+    torchMetadata,
+  );
   const writer = await createBlobWriter(blobDir);
   try {
     await writer.write(layout.bytes);

@@ -39,7 +39,13 @@ function pythonNumber({ text, value }: InexactNumber): string {
 export function pythonJson(value: StrictValue, margin = ""): string {
   if (value instanceof InexactNumber) return pythonNumber(value);
   const inner = margin + indentation;
-  if (Array.isArray(value)) return enclose("[", value.map((item) => pythonJson(item, inner)), "]", margin);
+  if (Array.isArray(value))
+    return enclose(
+      "[",
+      value.map((item) => pythonJson(item, inner)),
+      "]",
+      margin,
+    );
   if (value instanceof Map) {
     const members = [...value].map(([key, member]) => `${JSON.stringify(key)}: ${pythonJson(member, inner)}`);
     return enclose("{", members, "}", margin);

@@ -20,7 +20,7 @@ export interface Window {
  */
 export function rollingWindows(tokens: readonly number[], prefix: number, maxLength: number): Window[] {
   const windows: Window[] = [];
-  for (let scored = 0; scored < tokens.length; ) {
+  for (let scored = 0; scored < tokens.length;) {
     const end = Math.min(scored + maxLength, tokens.length);
     // The last maxLength + 1 tokens up to `end`, all of which but the last are the model's input.
     const from = end - maxLength - 1;

@@ -56,5 +56,8 @@ export function createTokenizerCache(
 
 function keyOf(ref: TokenizerRef): string {
   if (ref.kind === "bytes") return "bytes";
-  return ref.files.map((file) => `${file.name}=${file.blob}`).sort().join(",");
+  return ref.files
+    .map((file) => `${file.name}=${file.blob}`)
+    .sort()
+    .join(",");
 }

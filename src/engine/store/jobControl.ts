@@ -43,7 +43,10 @@ export function createJobControl(db: Database, changes: Changes): Pick<JobWriter
     pause: (id) =>
       steer(id, async (tx, row) => {
         if (!isPausable(row)) {
-          throw new CodedError("conflict", `${id} is a ${row.kind}; only a training, or a growth that learns, can be paused`);
+          throw new CodedError(
+            "conflict",
+            `${id} is a ${row.kind}; only a training, or a growth that learns, can be paused`,
+          );
         }
         assertGoing(row, "paused");
         if (row.status === "paused") return row;

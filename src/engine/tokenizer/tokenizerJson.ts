@@ -95,7 +95,7 @@ function readVocabulary(model: JsonObject): Map<string, number> {
 
 function checkMerges(model: JsonObject, idByToken: ReadonlyMap<string, number>): void {
   if (model["continuing_subword_prefix"]) {
-    throw invalid("tokenizer.json: model.continuing_subword_prefix is not supported, null or \"\" is wanted");
+    throw invalid('tokenizer.json: model.continuing_subword_prefix is not supported, null or "" is wanted');
   }
   const merges = model["merges"];
   if (!Array.isArray(merges)) throw invalid("tokenizer.json: model.merges must be a list");

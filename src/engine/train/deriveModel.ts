@@ -47,5 +47,10 @@ export function maskedBytes(config: LlamaConfig): number {
 function masked(tensor: tf.Tensor, { axis, factors }: TensorMask): tf.Tensor {
   const shape = tensor.rank < 2 ? [factors.length] : axis === "rows" ? [factors.length, 1] : [1, factors.length];
   const product = (x: tf.Tensor): tf.Tensor => tf.mul(x, tf.tensor(factors, shape, "float32"));
-  return differentiable([tensor], [], () => product(tensor), (dy) => [product(dy)]);
+  return differentiable(
+    [tensor],
+    [],
+    () => product(tensor),
+    (dy) => [product(dy)],
+  );
 }

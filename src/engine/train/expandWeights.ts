@@ -75,18 +75,26 @@ function mixLayers(kernels: Kernels, depth: tf.Tensor, row: number, layers: read
     () => {
       const part = (layer: tf.Tensor, index: number): tf.Tensor =>
         tf.tidy(() => tf.mul(layer, tf.reshape(tf.slice(depth, [row, index], [1, 1]), [])));
-      return layers.slice(1).reduce((sum, layer, index) => {
-        const next = part(layer, index + 1);
-        const total = tf.add(sum, next);
-        tf.dispose([sum, next]);
-        return total;
-      }, part(layers[0]!, 0));
+      return layers.slice(1).reduce(
+        (sum, layer, index) => {
+          const next = part(layer, index + 1);
+          const total = tf.add(sum, next);
+          tf.dispose([sum, next]);
+          return total;
+        },
+        part(layers[0]!, 0),
+      );
     },
     (dy) => {
       const flat = (tensor: tf.Tensor): tf.Tensor2D => tf.reshape(tensor, [1, tensor.size]) as tf.Tensor2D;
       const dots = layers.map((layer) => kernels.linear(flat(layer), flat(dy)));
       const own = dots.length === 1 ? dots[0]! : tf.concat(dots, 1);
-      return [tf.pad(tf.reshape(own, [1, count]), [[row, height - 1 - row], [0, 0]])];
+      return [
+        tf.pad(tf.reshape(own, [1, count]), [
+          [row, height - 1 - row],
+          [0, 0],
+        ]),
+      ];
     },
   );
 }

@@ -66,10 +66,7 @@ async function startingPoint(
   };
 }
 
-function writeInitial(
-  blobDir: string,
-  parameters: ExpansionFit["expansion"]["parameters"],
-): Promise<WrittenTensors> {
+function writeInitial(blobDir: string, parameters: ExpansionFit["expansion"]["parameters"]): Promise<WrittenTensors> {
   return writeTensors(
     blobDir,
     parameters.map(({ name, shape, initial }) => {

@@ -218,4 +218,3 @@ function formatRopeInto(json: JsonObject, config: LlamaConfig, complete: boolean
 function sameJson(left: unknown, right: unknown): boolean {
   return JSON.stringify(left) === JSON.stringify(right);
 }
-

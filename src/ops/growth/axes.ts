@@ -34,7 +34,10 @@ export function isIdentity(map: AxisMap): boolean {
 
 /** @returns each index as it is. */
 export function identityMap(size: number): AxisMap {
-  return axisMap(size, Int32Array.from({ length: size }, (_, index) => index));
+  return axisMap(
+    size,
+    Int32Array.from({ length: size }, (_, index) => index),
+  );
 }
 
 /**

@@ -102,7 +102,7 @@ export function planDepth(source: GrowthSource, choice: DepthChoice): GrowthPlan
   const dtypes = tensorsByName(source);
   const silenced = choice.silenced ?? new Set<number>();
   const identity = layers.every((origin, index) => origin === index) && layers.length === source.config.numHiddenLayers;
-  const preserves = identity || choice.newLayers.every((layer) => silenced.has(layer)) && inOrder(choice, source);
+  const preserves = identity || (choice.newLayers.every((layer) => silenced.has(layer)) && inOrder(choice, source));
   const firstZeros = new Map<string, string>();
   return assemblePlan(source, {
     operator: choice.operator,

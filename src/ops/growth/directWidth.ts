@@ -117,9 +117,7 @@ function writerScales(hidden: AxisMap, ratio: number): Float64Array | null {
 function paperRule(source: LlamaConfig, target: LlamaConfig): Rule {
   const maps = makeWidthMaps(source, target, { padded: false, seed: null });
   const size = target.hiddenSize;
-  const normScale = isIdentity(maps.hidden)
-    ? null
-    : new Float64Array(size).fill(Math.sqrt(source.hiddenSize / size));
+  const normScale = isIdentity(maps.hidden) ? null : new Float64Array(size).fill(Math.sqrt(source.hiddenSize / size));
   return { targetConfig: target, maps, writerScale: null, normScale, finalNormScale: normScale, fills: noFills };
 }
 

@@ -146,7 +146,10 @@ function widthParameter(
 /** The axes that grow, with the source index that each index starts from. */
 function widthMaps(source: LlamaConfig, target: LlamaConfig): Map<WidthAxis, AxisMap> {
   const maps = new Map<WidthAxis, AxisMap>();
-  for (const [axis, key] of [["hidden", "hiddenSize"], ["intermediate", "intermediateSize"]] as const) {
+  for (const [axis, key] of [
+    ["hidden", "hiddenSize"],
+    ["intermediate", "intermediateSize"],
+  ] as const) {
     if (source[key] !== target[key]) maps.set(axis, paddedMap(source[key], target[key]));
   }
   const sizes = ["numAttentionHeads", "numKeyValueHeads", "headDim"] as const;

@@ -49,11 +49,7 @@ export function expansionRecipe(
 }
 
 /** @returns the target tensor, row-major, of the inputs' array type. */
-export function materialize(
-  form: TensorForm,
-  inputs: readonly Float32Array[],
-  values: ExpansionValues,
-): Float32Array {
+export function materialize(form: TensorForm, inputs: readonly Float32Array[], values: ExpansionValues): Float32Array {
   const mixed = form.mix === null ? inputs[0]!.slice() : mixLayers(inputs, coefficients(form, values));
   const [height, width = 1] = form.sourceShape as readonly [number, number?];
   const columns = mapOf(form.columns, width, values);

@@ -64,7 +64,9 @@ function planRandomDepth(source: GrowthSource, request: OperatorRequest): Growth
   const targetConfig = { ...source.config, numHiddenLayers: numLayers + newLayers.length };
   const isNew = new Set(newLayers);
   let old = 0;
-  const layerMap = Array.from({ length: targetConfig.numHiddenLayers }, (_, layer) => isNew.has(layer) ? null : old++);
+  const layerMap = Array.from({ length: targetConfig.numHiddenLayers }, (_, layer) =>
+    isNew.has(layer) ? null : old++,
+  );
   const known = tensorsByName(source);
   const mask: GrowthMask = { step: 0, rampSteps, stages: 1, layers: newLayers, sourceSizes: null };
   return assemblePlan(source, {
@@ -107,9 +109,7 @@ function planRandomWidth(source: GrowthSource, request: OperatorRequest): Growth
   const target = readWidthTarget(config, request, params, true);
   const grows = sizesOf.some((key) => target[key] > config[key]);
   const updates = `${rampSteps} updates of the optimizer${stages === 3 ? " a stage" : ""}`;
-  const reason = grows
-    ? `new neurons are masked to 0 and faded in over ${updates}`
-    : "every size is kept as it is";
+  const reason = grows ? `new neurons are masked to 0 and faded in over ${updates}` : "every size is kept as it is";
   return planWidth(source, {
     operator: "random",
     targetConfig: target,

@@ -56,7 +56,12 @@ export const tinySource = { type: "random", seed: 1, config: tinyConfig, tokeniz
 
 export async function startHarness(options: HarnessOptions = {}): Promise<Harness> {
   const dataDir = mkdtempSync(join(tmpdir(), "cambium-api-"));
-  const settings = parseSettings({ DATA_DIR: dataDir, LOG_LEVEL: "silent", SAVE_EVERY_SECONDS: "1", ...options.environment });
+  const settings = parseSettings({
+    DATA_DIR: dataDir,
+    LOG_LEVEL: "silent",
+    SAVE_EVERY_SECONDS: "1",
+    ...options.environment,
+  });
   const services = await createServices(settings, { role: "server" });
   const closing = new AbortController();
   const built = createApiDeps(services, closing.signal);
@@ -71,7 +76,11 @@ export async function startHarness(options: HarnessOptions = {}): Promise<Harnes
     const response = await fetch(path, { method, headers: { ...json, ...headers }, ...text });
     const content = await response.text();
     const isJson = /json/.test(response.headers.get("content-type") ?? "");
-    return { status: response.status, headers: response.headers, body: isJson && content ? JSON.parse(content) : content };
+    return {
+      status: response.status,
+      headers: response.headers,
+      body: isJson && content ? JSON.parse(content) : content,
+    };
   };
   return {
     services,

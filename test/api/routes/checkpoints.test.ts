@@ -11,7 +11,8 @@ describe("checkpoints", () => {
 
   before(async () => {
     api = await startHarness();
-    base = (await api.work("/v1/checkpoints", { name: "base", source: tinySource, metadata: { purpose: "test" } })).result.checkpoint;
+    base = (await api.work("/v1/checkpoints", { name: "base", source: tinySource, metadata: { purpose: "test" } }))
+      .result.checkpoint;
     const growth = { checkpoint: base, operator: "direct", axis: "depth", factor: 2, name: "grown" };
     grown = (await api.work("/v1/growths", growth)).result.checkpoint;
   });
@@ -37,19 +38,28 @@ describe("checkpoints", () => {
 
   test("304: the ETag of an unchanged checkpoint", async () => {
     const { headers } = await api.call("GET", `/v1/checkpoints/${base}`);
-    const again = await api.call("GET", `/v1/checkpoints/${base}`, { headers: { "If-None-Match": headers.get("etag") ?? "" } });
+    const again = await api.call("GET", `/v1/checkpoints/${base}`, {
+      headers: { "If-None-Match": headers.get("etag") ?? "" },
+    });
     assert.equal(again.status, 304);
     assert.equal(again.body, "");
   });
 
   test("lists go newest first, page by page, with filters", async () => {
     const first = await api.call("GET", "/v1/checkpoints?limit=1");
-    assert.deepEqual(first.body.data.map((row: { id: string }) => row.id), [grown]);
+    assert.deepEqual(
+      first.body.data.map((row: { id: string }) => row.id),
+      [grown],
+    );
     assert.equal(first.body.has_more, true);
     const second = await api.call("GET", `/v1/checkpoints?limit=1&after=${first.body.next}`);
-    assert.deepEqual(second.body.data.map((row: { id: string }) => row.id), [base]);
+    assert.deepEqual(
+      second.body.data.map((row: { id: string }) => row.id),
+      [base],
+    );
     assert.deepEqual([second.body.has_more, second.body.next], [false, null]);
-    const ids = async (query: string) => (await api.call("GET", `/v1/checkpoints?${query}`)).body.data.map((row: { id: string }) => row.id);
+    const ids = async (query: string) =>
+      (await api.call("GET", `/v1/checkpoints?${query}`)).body.data.map((row: { id: string }) => row.id);
     assert.deepEqual(await ids("name=base"), [base]);
     assert.deepEqual(await ids("relation=grown"), [grown]);
     assert.deepEqual(await ids(`parent=${base}`), [grown]);
@@ -64,7 +74,10 @@ describe("checkpoints", () => {
   test("lineage has every ancestor and descendant, with edges", async () => {
     for (const id of [base, grown]) {
       const { body } = await api.call("GET", `/v1/checkpoints/${id}/lineage`);
-      assert.deepEqual(body.nodes.map((node: { id: string }) => node.id), [base, grown]);
+      assert.deepEqual(
+        body.nodes.map((node: { id: string }) => node.id),
+        [base, grown],
+      );
       assert.deepEqual(body.edges, [{ parent: base, child: grown, relation: "grown" }]);
     }
   });
@@ -89,7 +102,11 @@ describe("checkpoints", () => {
     assert.equal(renamed.status, 200);
     assert.equal(renamed.body.name, "taller");
     assert.equal(renamed.headers.get("etag"), (await api.call("GET", path)).headers.get("etag"));
-    assertProblem(await api.call("PATCH", path, { body: { name: "x" }, headers: { "If-Match": etag } }), 412, "precondition_failed");
+    assertProblem(
+      await api.call("PATCH", path, { body: { name: "x" }, headers: { "If-Match": etag } }),
+      412,
+      "precondition_failed",
+    );
     assertProblem(await api.call("PATCH", path, { body: {} }), 400, "invalid_request");
     assertProblem(await api.call("PATCH", path, { body: { digest: "0" } }), 400, "invalid_request");
     assert.equal((await api.call("PATCH", path, { body: { name: null, metadata: { a: [1] } } })).body.name, null);
@@ -106,7 +123,10 @@ describe("checkpoints", () => {
     assert.equal(whole.headers.get("etag"), weights.etag);
     assert.equal(whole.headers.get("content-length"), String(bytes.length));
     const head = await api.fetch(path, { method: "HEAD" });
-    assert.deepEqual([head.status, head.headers.get("content-length"), await head.text()], [200, String(bytes.length), ""]);
+    assert.deepEqual(
+      [head.status, head.headers.get("content-length"), await head.text()],
+      [200, String(bytes.length), ""],
+    );
     assert.equal((await api.fetch(path, { headers: { "If-None-Match": weights.etag } })).status, 304);
     const config = JSON.parse(await (await api.fetch(`/v1/checkpoints/${base}/files/config.json`)).text());
     assert.equal(config.hidden_size, tinyConfig.hidden_size);
@@ -114,7 +134,12 @@ describe("checkpoints", () => {
     const header = JSON.parse(bytes.subarray(8, 8 + Number(bytes.readBigUInt64LE(0))).toString());
     const [from, to] = header[tensor.name].data_offsets;
     const start = 8 + Number(bytes.readBigUInt64LE(0));
-    assert.equal(createHash("sha256").update(bytes.subarray(start + from, start + to)).digest("hex"), tensor.sha256);
+    assert.equal(
+      createHash("sha256")
+        .update(bytes.subarray(start + from, start + to))
+        .digest("hex"),
+      tensor.sha256,
+    );
   });
 
   test("206 and 416: single ranges of a file, and If-Range", async () => {
@@ -124,7 +149,13 @@ describe("checkpoints", () => {
       const response = await api.fetch(path, { headers });
       return { response, bytes: Buffer.from(await response.arrayBuffer()) };
     };
-    for (const [range, from, to] of [["bytes=0-0", 0, 1], ["bytes=10-99", 10, 100], ["bytes=100-", 100, bytes.length], ["bytes=-7", bytes.length - 7, bytes.length], [`bytes=5-${10 ** 9}`, 5, bytes.length]] as const) {
+    for (const [range, from, to] of [
+      ["bytes=0-0", 0, 1],
+      ["bytes=10-99", 10, 100],
+      ["bytes=100-", 100, bytes.length],
+      ["bytes=-7", bytes.length - 7, bytes.length],
+      [`bytes=5-${10 ** 9}`, 5, bytes.length],
+    ] as const) {
       const got = await part({ Range: range });
       assert.equal(got.response.status, 206, range);
       assert.deepEqual(got.bytes, bytes.subarray(from, to), range);
@@ -133,8 +164,13 @@ describe("checkpoints", () => {
     const etag = (await api.fetch(path, { method: "HEAD" })).headers.get("etag") ?? "";
     assert.equal((await part({ Range: "bytes=0-1", "If-Range": etag })).response.status, 206);
     assert.equal((await part({ Range: "bytes=0-1", "If-Range": '"other"' })).response.status, 200);
-    for (const ignored of ["bytes=5-2", "lines=1-2", "bytes=0-1,3-4", "bytes=-"]) assert.equal((await part({ Range: ignored })).response.status, 200);
-    assertProblem(await api.call("GET", path, { headers: { Range: `bytes=${bytes.length}-` } }), 416, "range_not_satisfiable");
+    for (const ignored of ["bytes=5-2", "lines=1-2", "bytes=0-1,3-4", "bytes=-"])
+      assert.equal((await part({ Range: ignored })).response.status, 200);
+    assertProblem(
+      await api.call("GET", path, { headers: { Range: `bytes=${bytes.length}-` } }),
+      416,
+      "range_not_satisfiable",
+    );
     assertProblem(await api.call("GET", path, { headers: { Range: "bytes=-0" } }), 416, "range_not_satisfiable");
   });
 
@@ -155,7 +191,10 @@ describe("checkpoints", () => {
     assert.equal(odd.status < 500, true);
     const tar = await post({ type: "tar", path: "x" });
     assertProblem(tar, 400, "invalid_request");
-    assert.deepEqual(tar.body.errors[0], { pointer: "/source/type", detail: 'got "tar", want one of directory, upload, hub, random' });
+    assert.deepEqual(tar.body.errors[0], {
+      pointer: "/source/type",
+      detail: 'got "tar", want one of directory, upload, hub, random',
+    });
     assertProblem(await post({ type: "upload", upload: `upl_${"0".repeat(32)}` }), 404, "not_found");
   });
 

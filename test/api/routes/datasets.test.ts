@@ -12,7 +12,13 @@ describe("datasets", () => {
 
   before(async () => {
     api = await startHarness();
-    const request = { name: "fifty", source: { type: "text", text: documents }, tokenizer: "bytes", validation_fraction: 0.2, metadata: { a: 1 } };
+    const request = {
+      name: "fifty",
+      source: { type: "text", text: documents },
+      tokenizer: "bytes",
+      validation_fraction: 0.2,
+      metadata: { a: 1 },
+    };
     id = (await api.work("/v1/datasets", request)).result.dataset;
   });
   after(() => api.close());
@@ -31,16 +37,28 @@ describe("datasets", () => {
   test("by name, in lists, and 304 by its ETag", async () => {
     assert.equal((await api.call("GET", "/v1/datasets/fifty")).body.id, id);
     const { body } = await api.call("GET", "/v1/datasets");
-    assert.deepEqual(body.data.map((row: { id: string }) => row.id), [id]);
+    assert.deepEqual(
+      body.data.map((row: { id: string }) => row.id),
+      [id],
+    );
     const etag = (await api.call("GET", `/v1/datasets/${id}`)).headers.get("etag") ?? "";
-    assert.equal((await api.call("GET", `/v1/datasets/${id}`, { headers: { "If-None-Match": `"a", W/${etag}` } })).status, 304);
+    assert.equal(
+      (await api.call("GET", `/v1/datasets/${id}`, { headers: { "If-None-Match": `"a", W/${etag}` } })).status,
+      304,
+    );
   });
 
   test("a directory below the import roots is read; the same text has the same digest", async () => {
     const folder = join(api.settings.importRoots[0]!, "texts");
     mkdirSync(folder, { recursive: true });
-    for (const [index, text] of documents.entries()) writeFileSync(join(folder, `${String(index).padStart(2, "0")}.txt`), text);
-    const request = { name: "folder", source: { type: "directory", path: folder }, tokenizer: "bytes", validation_fraction: 0.2 };
+    for (const [index, text] of documents.entries())
+      writeFileSync(join(folder, `${String(index).padStart(2, "0")}.txt`), text);
+    const request = {
+      name: "folder",
+      source: { type: "directory", path: folder },
+      tokenizer: "bytes",
+      validation_fraction: 0.2,
+    };
     const first = (await api.work("/v1/datasets", request)).result.dataset;
     const again = (await api.work("/v1/datasets", { ...request, name: "again" })).result.dataset;
     const digest = async (one: string) => (await api.call("GET", `/v1/datasets/${one}`)).body.digest;

@@ -1,6 +1,16 @@
 /** Real checkpoints over HTTP: registered from a directory, downloaded byte for byte, watched for change. */
 import assert from "node:assert/strict";
-import { appendFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -35,7 +45,9 @@ describe("directories", needsShared(originals), () => {
         const present = new Set(readdirSync(join(root, folder)));
         for (const name of names) {
           assert.ok(present.has(name), name);
-          const bytes = Buffer.from(await (await api.fetch(`/v1/checkpoints/${checkpoint}/files/${name}`)).arrayBuffer());
+          const bytes = Buffer.from(
+            await (await api.fetch(`/v1/checkpoints/${checkpoint}/files/${name}`)).arrayBuffer(),
+          );
           assert.ok(bytes.equals(readFileSync(join(root, folder, name))), name);
         }
         const row = (await api.call("GET", `/v1/checkpoints/${checkpoint}`)).body;
@@ -56,7 +68,11 @@ describe("directories", needsShared(originals), () => {
   test("a link or a path that leaves the roots is refused, and a corrupt file names itself", async () => {
     symlinkSync("/etc", join(root, "link"));
     for (const path of [join(root, "link"), join(root, "..", "..", "etc"), "/"]) {
-      assertProblem(await api.call("POST", "/v1/checkpoints", { body: { source: { type: "directory", path } } }), 403, "forbidden");
+      assertProblem(
+        await api.call("POST", "/v1/checkpoints", { body: { source: { type: "directory", path } } }),
+        403,
+        "forbidden",
+      );
     }
     mkdirSync(join(root, "broken"));
     cpSync(join(root, "stories260K", "config.json"), join(root, "broken", "config.json"));

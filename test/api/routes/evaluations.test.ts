@@ -31,7 +31,10 @@ describe("evaluations", () => {
     const names = body.data.map((task: { name: string }) => task.name);
     for (const name of ["wikitext", "lambada_openai", "arc_easy"]) assert.ok(names.includes(name), name);
     const lambada = body.data.find((task: { name: string }) => task.name === "lambada_openai");
-    assert.deepEqual([lambada.version, lambada.dataset.num_docs, lambada.metrics.toSorted()], ["1.0", 5153, ["acc", "perplexity"]]);
+    assert.deepEqual(
+      [lambada.version, lambada.dataset.num_docs, lambada.metrics.toSorted()],
+      ["1.0", 5153, ["acc", "perplexity"]],
+    );
   });
 
   test("an evaluation has its results, with the harness's metric keys and every setting", async () => {
@@ -39,7 +42,9 @@ describe("evaluations", () => {
     assert.deepEqual([body.status, body.checkpoint, body.error], ["succeeded", checkpoint, null]);
     const [result] = body.results;
     assert.deepEqual([result.task, result.task_version, result.num_docs], ["arc_easy", "1.0", 3]);
-    const metrics = Object.keys(result.metrics).filter((key) => key !== "alias").toSorted();
+    const metrics = Object.keys(result.metrics)
+      .filter((key) => key !== "alias")
+      .toSorted();
     assert.deepEqual(metrics, ["acc,none", "acc_norm,none", "acc_norm_stderr,none", "acc_stderr,none"]);
     assert.ok(result.metrics["acc,none"] >= 0 && result.metrics["acc,none"] <= 1);
     assert.match(result.dataset_digest, /^[0-9a-f]{64}$/);
@@ -48,16 +53,26 @@ describe("evaluations", () => {
 
   test("lists by checkpoint, and the table of the latest results", async () => {
     const { body } = await api.call("GET", `/v1/evaluations?checkpoint=${checkpoint}`);
-    assert.deepEqual(body.data.map((row: { id: string }) => row.id), [evaluation]);
+    assert.deepEqual(
+      body.data.map((row: { id: string }) => row.id),
+      [evaluation],
+    );
     const table = (await api.call("GET", `/v1/benchmarks/results?checkpoint=${checkpoint}&task=arc_easy`)).body;
-    assert.deepEqual([table.data.length, table.data[0].evaluation, table.data[0].checkpoint_name], [1, evaluation, "base"]);
+    assert.deepEqual(
+      [table.data.length, table.data[0].evaluation, table.data[0].checkpoint_name],
+      [1, evaluation, "base"],
+    );
     assert.deepEqual((await api.call("GET", "/v1/benchmarks/results?task=wikitext")).body.data, []);
     const etag = (await api.call("GET", `/v1/evaluations/${evaluation}`)).headers.get("etag") ?? "";
-    assert.equal((await api.call("GET", `/v1/evaluations/${evaluation}`, { headers: { "If-None-Match": etag } })).status, 304);
+    assert.equal(
+      (await api.call("GET", `/v1/evaluations/${evaluation}`, { headers: { "If-None-Match": etag } })).status,
+      304,
+    );
   });
 
   test("400, 404 and 422: unknown tasks, unknown ids, tasks whose file is not there", async () => {
-    const post = (change: object) => api.call("POST", "/v1/evaluations", { body: { checkpoint: "base", tasks: ["arc_easy"], ...change } });
+    const post = (change: object) =>
+      api.call("POST", "/v1/evaluations", { body: { checkpoint: "base", tasks: ["arc_easy"], ...change } });
     assertProblem(await post({ checkpoint: "nobody" }), 404, "not_found");
     assertProblem(await post({ tasks: [] }), 400, "invalid_request");
     assertProblem(await post({ tasks: ["arc_easy", "arc_easy"] }), 400, "invalid_request");

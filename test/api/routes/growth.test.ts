@@ -27,7 +27,10 @@ describe("growth", () => {
     const { status, body } = await plan({ preset: "410m-base", operator: "direct", axis: "depth", factor: 4 });
     assert.equal(status, 200);
     assert.equal(body.target_config.num_hidden_layers, 24);
-    assert.deepEqual(body.layer_map, Array.from({ length: 24 }, (_, layer) => layer % 6));
+    assert.deepEqual(
+      body.layer_map,
+      Array.from({ length: 24 }, (_, layer) => layer % 6),
+    );
     assert.equal(body.new_bytes, 0);
     assert.equal(body.shared_bytes, 4 * body.num_parameters);
     assert.ok(Math.abs(body.growth_factor - 4) < 0.01);
@@ -51,17 +54,33 @@ describe("growth", () => {
     assertProblem(wrong, 400, "invalid_request");
     assert.equal(wrong.body.errors[0].pointer, "/operator");
     assertProblem(await plan({ checkpoint: "nobody", operator: "direct", axis: "depth", factor: 2 }), 404, "not_found");
-    assertProblem(await plan({ preset: "9000b", operator: "direct", axis: "depth", factor: 2 }), 400, "invalid_request");
+    assertProblem(
+      await plan({ preset: "9000b", operator: "direct", axis: "depth", factor: 2 }),
+      400,
+      "invalid_request",
+    );
     assertProblem(await plan({ operator: "direct", axis: "depth", factor: 2 }), 400, "invalid_request");
     const layers = await plan({ checkpoint: "base", operator: "direct", axis: "depth", params: { layers: [0, 7] } });
     assert.ok([400, 422].includes(layers.status), JSON.stringify(layers.body));
     assert.match(layers.body.errors[0].pointer, /^\/params\/layers/);
-    const unknown = await plan({ checkpoint: "base", operator: "direct", axis: "depth", factor: 2, params: { foo: 1 } });
+    const unknown = await plan({
+      checkpoint: "base",
+      operator: "direct",
+      axis: "depth",
+      factor: 2,
+      params: { foo: 1 },
+    });
     assertProblem(unknown, 400, "invalid_request");
   });
 
   test("a growth is a checkpoint with a receipt, and writes no tensor byte", async () => {
-    const job = await api.work("/v1/growths", { checkpoint: "base", operator: "direct", axis: "depth", factor: 2, name: "base-x2" });
+    const job = await api.work("/v1/growths", {
+      checkpoint: "base",
+      operator: "direct",
+      axis: "depth",
+      factor: 2,
+      name: "base-x2",
+    });
     const { checkpoint, receipt } = job.result;
     const { body } = await api.call("GET", `/v1/checkpoints/${checkpoint}`);
     assert.equal(body.config.num_hidden_layers, 4);

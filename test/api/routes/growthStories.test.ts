@@ -25,7 +25,10 @@ describe("growth of stories260K", () => {
   before(async () => {
     const roots = [folder, halfFolder].filter((path) => path !== null).join(":");
     api = await startHarness(roots === "" ? {} : { environment: { IMPORT_ROOTS: roots } });
-    for (const [name, path] of [["full", folder], ["half", halfFolder]]) {
+    for (const [name, path] of [
+      ["full", folder],
+      ["half", halfFolder],
+    ]) {
       if (path) await api.work("/v1/checkpoints", { name, source: { type: "directory", path } });
     }
   });
@@ -42,14 +45,18 @@ describe("growth of stories260K", () => {
     }
   });
 
-  test("the same growth asked for twice has the same digest, and grown bfloat16 stays bfloat16", needsShared(halfFolder), async () => {
-    const request = { checkpoint: "half", operator: "zero", axis: "width", factor: 2, seed: 5 };
-    const [one, two] = [await api.work("/v1/growths", request), await api.work("/v1/growths", request)];
-    assert.equal(one.result.receipt.digest, two.result.receipt.digest);
-    assert.ok(one.result.receipt.max_abs_logit_change <= one.result.receipt.tolerance);
-    const { body } = await api.call("GET", `/v1/checkpoints/${one.result.checkpoint}`);
-    assert.equal(body.dtype, "BF16");
-    const twin = (await api.call("GET", `/v1/checkpoints/${two.result.checkpoint}`)).body;
-    assert.equal(twin.stored_bytes, 0, "equal bytes are stored once");
-  });
+  test(
+    "the same growth asked for twice has the same digest, and grown bfloat16 stays bfloat16",
+    needsShared(halfFolder),
+    async () => {
+      const request = { checkpoint: "half", operator: "zero", axis: "width", factor: 2, seed: 5 };
+      const [one, two] = [await api.work("/v1/growths", request), await api.work("/v1/growths", request)];
+      assert.equal(one.result.receipt.digest, two.result.receipt.digest);
+      assert.ok(one.result.receipt.max_abs_logit_change <= one.result.receipt.tolerance);
+      const { body } = await api.call("GET", `/v1/checkpoints/${one.result.checkpoint}`);
+      assert.equal(body.dtype, "BF16");
+      const twin = (await api.call("GET", `/v1/checkpoints/${two.result.checkpoint}`)).body;
+      assert.equal(twin.stored_bytes, 0, "equal bytes are stored once");
+    },
+  );
 });

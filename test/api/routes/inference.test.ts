@@ -43,7 +43,10 @@ async function post(path: string, body: unknown): Promise<{ status: number; body
 
 test("models are listed and found by id and by name", async () => {
   const list = await client.models.list();
-  assert.deepEqual(list.data.map((model) => model.id), ["ckpt_spoken", "ckpt_silent"]);
+  assert.deepEqual(
+    list.data.map((model) => model.id),
+    ["ckpt_spoken", "ckpt_silent"],
+  );
   const model = await client.models.retrieve("spoken");
   assert.deepEqual([model.id, model.object, model.created], ["ckpt_spoken", "model", 1_700_000_000]);
 });
@@ -64,7 +67,12 @@ test("a completion is reproducible by its seed and counts its tokens", async () 
 test("a stream gives the same text, chunk by chunk, and its usage", async () => {
   const whole = await complete();
   const stream = await client.completions.create({
-    model: "spoken", prompt: "Hello", max_tokens: 12, temperature: 0.8, seed: 4, stream: true,
+    model: "spoken",
+    prompt: "Hello",
+    max_tokens: 12,
+    temperature: 0.8,
+    seed: 4,
+    stream: true,
     stream_options: { include_usage: true },
   });
   let text = "";
@@ -103,7 +111,10 @@ test("every form of prompt is taken, and choices are numbered prompt by prompt",
   const byText = only(await complete()).text;
   assert.equal(only(await complete({ prompt: ids })).text, byText, "a text gets BOS, ids are taken as they are");
   const several = await complete({ prompt: ["Hello", "Bye"], n: 2 });
-  assert.deepEqual(several.choices.map((choice) => choice.index), [0, 1, 2, 3]);
+  assert.deepEqual(
+    several.choices.map((choice) => choice.index),
+    [0, 1, 2, 3],
+  );
   assert.equal(several.choices[0]!.text, byText);
   assert.notEqual(several.choices[1]!.text, byText);
   const lists = await complete({ prompt: [ids, [256, 1, 2]] as unknown as number[] });
@@ -112,8 +123,17 @@ test("every form of prompt is taken, and choices are numbered prompt by prompt",
 });
 
 test("echo with logprobs scores the prompt: the form that lm-evaluation-harness reads", async () => {
-  const prompt = [[256, 72, 101, 108], [256, 1]];
-  const { choices } = await complete({ prompt: prompt as unknown as number[], max_tokens: 1, temperature: 0, logprobs: 1, echo: true });
+  const prompt = [
+    [256, 72, 101, 108],
+    [256, 1],
+  ];
+  const { choices } = await complete({
+    prompt: prompt as unknown as number[],
+    max_tokens: 1,
+    temperature: 0,
+    logprobs: 1,
+    echo: true,
+  });
   for (const [index, ids] of prompt.entries()) {
     const logprobs = choices[index]!.logprobs!;
     for (const list of [logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, logprobs.text_offset]) {
@@ -148,7 +168,11 @@ test("the entries of a stream are those of the whole answer", async () => {
       (parts[name] as unknown[]).push(...(chunk.choices[0]?.logprobs?.[name] ?? []));
     }
   }
-  assert.deepEqual(parts, { tokens: whole.tokens, text_offset: whole.text_offset, token_logprobs: whole.token_logprobs });
+  assert.deepEqual(parts, {
+    tokens: whole.tokens,
+    text_offset: whole.text_offset,
+    token_logprobs: whole.token_logprobs,
+  });
 });
 
 test("a stop text ends the completion before it", async () => {
@@ -163,7 +187,9 @@ test("a stop text ends the completion before it", async () => {
 
 test("a checkpoint without a tokenizer takes ids, names tokens token_id:N, and its text is empty", async () => {
   const prompt = [256, 72, 101];
-  const choice = only(await complete({ model: "ckpt_silent", prompt, logprobs: 1, echo: true, temperature: 0, max_tokens: 2 }));
+  const choice = only(
+    await complete({ model: "ckpt_silent", prompt, logprobs: 1, echo: true, temperature: 0, max_tokens: 2 }),
+  );
   assert.equal(choice.text, "");
   assert.deepEqual(choice.logprobs!.tokens!.slice(0, 3), ["token_id:256", "token_id:72", "token_id:101"]);
   assert.ok(Object.keys(choice.logprobs!.top_logprobs![1]!).every((key) => key.startsWith("token_id:")));
@@ -175,15 +201,32 @@ test("a checkpoint without a tokenizer takes ids, names tokens token_id:N, and i
 
 for (const [what, change, kind, message, param] of [
   ["an unknown model", { model: "nobody" }, NotFoundError, /nobody/, null],
-  ["a prompt longer than the context", { prompt: "x".repeat(context + 1) }, BadRequestError, new RegExp(`${context + 2} tokens.*at most ${context}`), "prompt"],
+  [
+    "a prompt longer than the context",
+    { prompt: "x".repeat(context + 1) },
+    BadRequestError,
+    new RegExp(`${context + 2} tokens.*at most ${context}`),
+    "prompt",
+  ],
   ["an id outside the vocabulary", { prompt: [1, 260] }, BadRequestError, /260.*0 to 259/, "prompt.1"],
   ["a field that is not honoured", { best_of: 2 }, BadRequestError, /best_of/, null],
   ["a temperature out of range", { temperature: 3 }, BadRequestError, /temperature/, "temperature"],
-  ["more choices than one request may ask for", { prompt: Array<string>(256).fill("a"), n: 16 }, BadRequestError, /4096 choices/, "n"],
+  [
+    "more choices than one request may ask for",
+    { prompt: Array<string>(256).fill("a"), n: 16 },
+    BadRequestError,
+    /4096 choices/,
+    "n",
+  ],
 ] as const) {
   test(`the client is told of ${what}, with status and message`, async () => {
     for (const stream of [false, true]) {
-      const run = client.completions.create({ model: "spoken", prompt: "Hello", ...(change as Partial<Params>), stream } as Params);
+      const run = client.completions.create({
+        model: "spoken",
+        prompt: "Hello",
+        ...(change as Partial<Params>),
+        stream,
+      } as Params);
       await assert.rejects(run, (error) => {
         assert.ok(error instanceof kind, String(error));
         assert.match(error.message, message);
@@ -196,7 +239,13 @@ for (const [what, change, kind, message, param] of [
 }
 
 test("an error in mid-stream is raised by the client", async () => {
-  const stream = await client.completions.create({ model: "spoken", prompt: "Hello", max_tokens: 50, temperature: 1, stream: true });
+  const stream = await client.completions.create({
+    model: "spoken",
+    prompt: "Hello",
+    max_tokens: 50,
+    temperature: 1,
+    stream: true,
+  });
   const run = (async () => {
     for await (const chunk of stream) if (chunk.choices.length > 0) await server.pool.close();
   })();

@@ -18,7 +18,11 @@ const folder = sharedData("checkpoints", "stories260K");
 const story = sharedData("golden", "llama2c", "stories260K.expected.txt");
 const golden = sharedData("golden", "lm-eval", "stories260K-nobos", "lambada_openai.jsonl");
 const docs = sharedData("benchmarks", "lambada_openai", "lambada_test.jsonl");
-const slow = tinyCheckpoint({ id: "ckpt_slow", bytes: false, config: { maxPositionEmbeddings: 20_000, eosTokenIds: [] } });
+const slow = tinyCheckpoint({
+  id: "ckpt_slow",
+  bytes: false,
+  config: { maxPositionEmbeddings: 20_000, eosTokenIds: [] },
+});
 let server: InferenceServer;
 let client: OpenAI;
 
@@ -48,7 +52,8 @@ test("the story of llama2.c, streamed, from an id and from an empty text", needs
   const expected = readFileSync(story!, "utf8").trim();
   const params = { model: "ckpt_stories", max_tokens: 200, temperature: 0 } as const;
   let text = "";
-  for await (const chunk of await client.completions.create({ ...params, prompt: [1], stream: true })) text += chunk.choices[0]?.text ?? "";
+  for await (const chunk of await client.completions.create({ ...params, prompt: [1], stream: true }))
+    text += chunk.choices[0]?.text ?? "";
   assert.equal(text.trim(), expected);
   const fromText = await client.completions.create({ ...params, prompt: "", max_tokens: 40 });
   assert.ok(expected.startsWith(fromText.choices[0]!.text.trim()), "an empty text is BOS alone");
@@ -56,7 +61,14 @@ test("the story of llama2.c, streamed, from an id and from an empty text", needs
 
 test("echo gives a text back as it was, with offsets into it", needsShared(folder), async () => {
   const prompt = "Once upon a time, there was a d\u00f6g";
-  const { choices } = await client.completions.create({ model: "ckpt_stories", prompt, max_tokens: 3, temperature: 0, echo: true, logprobs: 0 });
+  const { choices } = await client.completions.create({
+    model: "ckpt_stories",
+    prompt,
+    max_tokens: 3,
+    temperature: 0,
+    echo: true,
+    logprobs: 0,
+  });
   const { text, logprobs } = choices[0]!;
   assert.ok(text.startsWith(prompt));
   const characters = [...text];
@@ -64,7 +76,10 @@ test("echo gives a text back as it was, with offsets into it", needsShared(folde
   for (const [i, token] of tokens!.entries()) {
     if (token === "<s>" || token.startsWith("bytes:")) continue;
     const shown = characters.slice(offsets![i]).join("");
-    assert.ok(shown.startsWith(token) || shown.startsWith(token.trimStart()), `token ${i} ${JSON.stringify(token)} at ${offsets![i]}`);
+    assert.ok(
+      shown.startsWith(token) || shown.startsWith(token.trimStart()),
+      `token ${i} ${JSON.stringify(token)} at ${offsets![i]}`,
+    );
   }
 });
 
@@ -79,7 +94,13 @@ test("log-likelihoods by the harness's own recipe are the harness's", needsShare
   });
   const prompt = parts.map((part) => part.whole) as unknown as number[];
   const answer = await client.completions.create({
-    model: "ckpt_stories", prompt, temperature: 0, max_tokens: 1, logprobs: 1, seed: 1234, echo: true,
+    model: "ckpt_stories",
+    prompt,
+    temperature: 0,
+    max_tokens: 1,
+    logprobs: 1,
+    seed: 1234,
+    echo: true,
   });
   for (const [i, { context }] of parts.entries()) {
     const { token_logprobs: values, top_logprobs: tops } = answer.choices[i]!.logprobs!;

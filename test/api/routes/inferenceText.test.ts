@@ -13,10 +13,20 @@ const tokenizer = createBytesTokenizer();
 const bytesOf = (text: string): number[] => tokenizer.encode(text, { addSpecialTokens: false });
 
 function logprobs(token: number): TokenLogprobs {
-  return { token, logprob: -1, top: [[token, -1], [0, -2]] };
+  return {
+    token,
+    logprob: -1,
+    top: [
+      [token, -1],
+      [0, -2],
+    ],
+  };
 }
 
-async function* eventsOf(ids: readonly number[], end: Partial<GenerateEvent & { type: "end" }> = {}): AsyncGenerator<GenerateEvent> {
+async function* eventsOf(
+  ids: readonly number[],
+  end: Partial<GenerateEvent & { type: "end" }> = {},
+): AsyncGenerator<GenerateEvent> {
   for (const id of ids) yield { type: "token", id, logprobs: logprobs(id) };
   yield { type: "end", reason: "length", stopToken: null, ...end };
 }
@@ -50,7 +60,10 @@ test("text ends before the first stop string, wherever the pieces were cut", () 
       for (const piece of pieces) {
         outs.push(gate.push(piece));
         seen += piece;
-        assert.ok(stops.every((text) => !outs.join("").includes(text)), "nothing of a stop string comes out");
+        assert.ok(
+          stops.every((text) => !outs.join("").includes(text)),
+          "nothing of a stop string comes out",
+        );
         assert.ok(seen.startsWith(outs.join("")));
       }
       const ends = stops.map((text) => whole.indexOf(text)).filter((index) => index >= 0);
@@ -72,7 +85,10 @@ test("a choice's text and entries come out token by token", async () => {
   const { deltas, text, tokens, offsets, finish } = await read(eventsOf(bytesOf("Hi!")));
   assert.deepEqual([text, tokens, offsets, finish], ["Hi!", ["H", "i", "!"], [0, 1, 2], "length"]);
   assert.equal(deltas[0]?.text, "H");
-  assert.equal(deltas.reduce((sum, delta) => sum + delta.tokens, 0), 3);
+  assert.equal(
+    deltas.reduce((sum, delta) => sum + delta.tokens, 0),
+    3,
+  );
 });
 
 test("a character of several tokens comes out whole, and its bytes are shown as tokens", async () => {
@@ -105,7 +121,10 @@ test("the end-of-sequence token has an entry, no text, and reason stop", async (
   const stopToken = { id: 257, logprobs: logprobs(257) };
   const { text, tokens, finish, deltas } = await read(eventsOf(bytesOf("a"), { reason: "stop", stopToken }));
   assert.deepEqual([text, tokens, finish], ["a", ["a", "<|eos|>"], "stop"]);
-  assert.equal(deltas.reduce((sum, delta) => sum + delta.tokens, 0), 2);
+  assert.equal(
+    deltas.reduce((sum, delta) => sum + delta.tokens, 0),
+    2,
+  );
 });
 
 test("echo gives the prompt's text and entries first; its first token has no log-probability", async () => {
@@ -128,6 +147,19 @@ test("without a tokenizer the text is empty and tokens read token_id:N", async (
 test("of two ids with one text the larger value is kept, the chosen one is always there, and __proto__ is a token", () => {
   const spelled = ["x", "y", "x", "__proto__"];
   const fake = { ...tokenizer, tokenText: (id: number) => spelled[id]! };
-  const entry = logprobEntry(fake, 3, { token: 3, logprob: -4, top: [[0, -1], [1, -2], [2, -3]] }, 0);
+  const entry = logprobEntry(
+    fake,
+    3,
+    {
+      token: 3,
+      logprob: -4,
+      top: [
+        [0, -1],
+        [1, -2],
+        [2, -3],
+      ],
+    },
+    0,
+  );
   assert.equal(JSON.stringify(entry.top), '{"__proto__":-4,"x":-1,"y":-2}');
 });

@@ -33,7 +33,12 @@ describe("jobs", () => {
   before(async () => {
     api = await startHarness();
     await api.work("/v1/checkpoints", { name: "base", source: tinySource });
-    await api.work("/v1/datasets", { name: "text", source: { type: "text", text: documents }, tokenizer: "bytes", validation_fraction: 0.1 });
+    await api.work("/v1/datasets", {
+      name: "text",
+      source: { type: "text", text: documents },
+      tokenizer: "bytes",
+      validation_fraction: 0.1,
+    });
     done = (await api.work("/v1/trainings", training(6, { name: "trained", seed: 3 }))).id;
   });
   after(() => api.close());
@@ -54,7 +59,10 @@ describe("jobs", () => {
 
   test("events: a list from any point on, pages, and a filter by type", async () => {
     const all = (await api.call("GET", `/v1/jobs/${done}/events?limit=1000`)).body;
-    assert.deepEqual(all.data.map((event: { seq: number }) => event.seq), all.data.map((_: unknown, index: number) => index + 1));
+    assert.deepEqual(
+      all.data.map((event: { seq: number }) => event.seq),
+      all.data.map((_: unknown, index: number) => index + 1),
+    );
     assert.equal(all.has_more, false);
     const page = (await api.call("GET", `/v1/jobs/${done}/events?limit=2&after=1`)).body;
     assert.deepEqual(page.data, all.data.slice(1, 3));
@@ -71,10 +79,16 @@ describe("jobs", () => {
     assert.match(response.headers.get("content-type") ?? "", /^text\/event-stream/);
     const streamed = await readStream(response);
     const listed = (await api.call("GET", `/v1/jobs/${done}/events?limit=1000`)).body.data;
-    assert.deepEqual(streamed.map(({ data }) => data), listed);
+    assert.deepEqual(
+      streamed.map(({ data }) => data),
+      listed,
+    );
     assert.ok(streamed.every(({ id, event, data }) => id === data.seq && event === data.type));
     const rest = await api.fetch(`/v1/jobs/${done}/events?after=1`, { headers: { ...headers, "Last-Event-ID": "3" } });
-    assert.deepEqual((await readStream(rest)).map(({ id }) => id), streamed.slice(3).map(({ id }) => id));
+    assert.deepEqual(
+      (await readStream(rest)).map(({ id }) => id),
+      streamed.slice(3).map(({ id }) => id),
+    );
   });
 
   test("a stream follows a job live, to its end, from before it has begun", async () => {
@@ -82,7 +96,10 @@ describe("jobs", () => {
     const response = await api.fetch(`/v1/jobs/${body.id}/events`, { headers: { Accept: "text/event-stream" } });
     const streamed = await readStream(response);
     const listed = (await api.call("GET", `/v1/jobs/${body.id}/events?limit=1000`)).body.data;
-    assert.deepEqual(streamed.map(({ id }) => id), listed.map((event: { seq: number }) => event.seq));
+    assert.deepEqual(
+      streamed.map(({ id }) => id),
+      listed.map((event: { seq: number }) => event.seq),
+    );
     assert.equal(streamed.filter(({ event }) => event === "status").at(-1)?.data.data.status, "succeeded");
   });
 
@@ -92,20 +109,32 @@ describe("jobs", () => {
     const reader = response.body!.getReader();
     assert.match(new TextDecoder().decode((await reader.read()).value), /^id: 1\n/);
     await reader.cancel();
-    assert.equal((await api.call("POST", `/v1/jobs/${body.id}/cancel`, { headers: { Prefer: "wait=60" } })).body.status, "cancelled");
+    assert.equal(
+      (await api.call("POST", `/v1/jobs/${body.id}/cancel`, { headers: { Prefer: "wait=60" } })).body.status,
+      "cancelled",
+    );
   });
 
   test("metrics: the curve as JSON and the same as CSV", async () => {
     const { body } = await api.call("GET", `/v1/jobs/${done}/metrics`);
     const trained = body.data.filter((point: { loss: number | null }) => point.loss !== null);
-    assert.deepEqual(trained.map((point: { step: number }) => point.step), [1, 2, 3, 4, 5, 6]);
-    assert.deepEqual(trained.map((point: { tokens: number }) => point.tokens), [32, 64, 96, 128, 160, 192]);
+    assert.deepEqual(
+      trained.map((point: { step: number }) => point.step),
+      [1, 2, 3, 4, 5, 6],
+    );
+    assert.deepEqual(
+      trained.map((point: { tokens: number }) => point.tokens),
+      [32, 64, 96, 128, 160, 192],
+    );
     const csv = await api.fetch(`/v1/jobs/${done}/metrics`, { headers: { Accept: "text/csv" } });
     assert.match(csv.headers.get("content-type") ?? "", /^text\/csv/);
     const [head, ...lines] = (await csv.text()).trimEnd().split("\r\n");
     assert.equal(head, "step,tokens,flops,loss,validation_loss,learning_rate,grad_norm,tokens_per_second");
     assert.equal(lines.length, body.data.length);
-    assert.deepEqual(lines.map((line) => Number(line.split(",")[2])), body.data.map((point: { flops: number }) => point.flops));
+    assert.deepEqual(
+      lines.map((line) => Number(line.split(",")[2])),
+      body.data.map((point: { flops: number }) => point.flops),
+    );
   });
 
   test("pause at a resume point, 409 for what the state forbids, resume, cancel", async () => {
@@ -113,7 +142,8 @@ describe("jobs", () => {
     const path = `/v1/jobs/${job.id}`;
     const act = (what: string) => api.call("POST", `${path}/${what}`, { headers: { Prefer: "wait=60" } });
     assertProblem(await act("resume"), 409, "conflict");
-    while ((await api.call("GET", path)).body.progress.fraction === 0) await new Promise((resolve) => setTimeout(resolve, 50));
+    while ((await api.call("GET", path)).body.progress.fraction === 0)
+      await new Promise((resolve) => setTimeout(resolve, 50));
     const paused = await act("pause");
     assert.deepEqual([paused.status, paused.body.status], [200, "paused"], JSON.stringify(paused.body));
     const resumed = await api.call("POST", `${path}/resume`);
@@ -126,11 +156,21 @@ describe("jobs", () => {
   });
 
   test("a job that is not a training cannot be paused", async () => {
-    assertProblem(await api.call("POST", `/v1/jobs/${(await api.call("GET", "/v1/jobs?kind=dataset_build")).body.data[0].id}/pause`), 409, "conflict");
+    assertProblem(
+      await api.call(
+        "POST",
+        `/v1/jobs/${(await api.call("GET", "/v1/jobs?kind=dataset_build")).body.data[0].id}/pause`,
+      ),
+      409,
+      "conflict",
+    );
   });
 
   test("lists filter by kind and status", async () => {
-    const kinds = async (query: string) => new Set((await api.call("GET", `/v1/jobs?limit=100&${query}`)).body.data.map((job: { kind: string }) => job.kind));
+    const kinds = async (query: string) =>
+      new Set(
+        (await api.call("GET", `/v1/jobs?limit=100&${query}`)).body.data.map((job: { kind: string }) => job.kind),
+      );
     assert.deepEqual(await kinds("kind=dataset_build"), new Set(["dataset_build"]));
     assert.deepEqual(await kinds("status=failed"), new Set());
     assertProblem(await api.call("GET", "/v1/jobs?status=done"), 400, "invalid_request");

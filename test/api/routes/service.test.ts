@@ -17,7 +17,8 @@ describe("service", () => {
     assert.deepEqual((await api.call("GET", "/readyz")).body, { status: "ok" });
     const { body } = await api.call("GET", "/");
     assert.equal(body.version, loadContract().version);
-    for (const path of Object.values(body.links as Record<string, string>)) assert.equal((await api.call("GET", path)).status, 200, path);
+    for (const path of Object.values(body.links as Record<string, string>))
+      assert.equal((await api.call("GET", path)).status, 200, path);
   });
 
   test("the contract is served verbatim, with an ETag", async () => {
@@ -45,17 +46,24 @@ describe("service", () => {
     assert.deepEqual([wasm.available, wasm.reason], [true, null]);
     const settings = { ...api.settings, backends: ["cpu"] };
     const app = createApp({ ...api.deps, settings });
-    const limited = (await (await app.request("/v1/backends")).json()).data.find((one: { name: string }) => one.name === "wasm");
+    const limited = (await (await app.request("/v1/backends")).json()).data.find(
+      (one: { name: string }) => one.name === "wasm",
+    );
     assert.equal(limited.available, false);
     assert.match(limited.reason, /BACKENDS/);
   });
 
   test("probes are remembered for a while, and asked once for many requests", async () => {
     let probes = 0;
-    const slow = { name: "slow", description: "waits", preference: 1, probe: async () => {
-      probes += 1;
-      return { available: true, reason: null, device: null, features: {}, memoryBytes: null };
-    } };
+    const slow = {
+      name: "slow",
+      description: "waits",
+      preference: 1,
+      probe: async () => {
+        probes += 1;
+        return { available: true, reason: null, device: null, features: {}, memoryBytes: null };
+      },
+    };
     const app = createApp({ ...api.deps, settings: { ...api.settings, backends: null }, backends: async () => [slow] });
     await Promise.all(Array.from({ length: 5 }, async () => app.request("/v1/backends")));
     assert.equal(probes, 1);
@@ -68,7 +76,12 @@ describe("service", () => {
   });
 
   test("keys: bad names and scopes are refused", async () => {
-    for (const body of [{ name: "", scopes: ["read"] }, { name: "a", scopes: [] }, { name: "a", scopes: ["root"] }, { name: "a", scopes: ["read", "read"] }]) {
+    for (const body of [
+      { name: "", scopes: ["read"] },
+      { name: "a", scopes: [] },
+      { name: "a", scopes: ["root"] },
+      { name: "a", scopes: ["read", "read"] },
+    ]) {
       assertProblem(await api.call("POST", "/v1/keys", { body }), 400, "invalid_request");
     }
   });

@@ -19,10 +19,18 @@ const missing = await missingBlas();
 const never = new AbortController().signal;
 
 async function failure(work: () => Promise<unknown>): Promise<CodedError> {
-  return work().then(() => assert.fail("it should have failed"), (error: unknown) => error as CodedError);
+  return work().then(
+    () => assert.fail("it should have failed"),
+    (error: unknown) => error as CodedError,
+  );
 }
 
-async function compared(name: string, source: ResolvedCheckpoint, target: ResolvedCheckpoint, seed = 1): Promise<CompareResult> {
+async function compared(
+  name: string,
+  source: ResolvedCheckpoint,
+  target: ResolvedCheckpoint,
+  seed = 1,
+): Promise<CompareResult> {
   const events = await collect(getBackend(name).compare({ source, target, seed, sequences: 2, positions: 16 }, never));
   return (events.at(-1) as Extract<WorkEvent, { type: "result" }>).result as CompareResult;
 }
@@ -36,7 +44,10 @@ function swapped(checkpoint: ResolvedCheckpoint, a: string, b: string): Resolved
 }
 
 test("auto is the most preferred backend that is available and allowed", async () => {
-  assert.deepEqual(listBackends().map(({ name }) => name), ["native", "wasm", "cpu"]);
+  assert.deepEqual(
+    listBackends().map(({ name }) => name),
+    ["native", "wasm", "cpu"],
+  );
   assert.equal((await chooseBackend("auto")).name, missing === null ? "native" : "wasm");
   assert.equal((await chooseBackend("auto", ["cpu", "wasm"])).name, "wasm");
   assert.equal((await chooseBackend("auto", ["cpu"])).name, "cpu");
@@ -69,15 +80,22 @@ test("listing and probing backends loads no tensor library", () => {
 test("wasm finds its binaries from any working directory", () => {
   const runtime = fileURLToPath(new URL("../../../src/engine/backends/tfjsRuntime.ts", import.meta.url));
   const script = `const { activateTfjs } = await import(${JSON.stringify(runtime)}); await activateTfjs("wasm"); console.log("up");`;
-  const output = execFileSync(process.execPath, ["--input-type=module", "-e", script], { cwd: tmpdir(), encoding: "utf8" });
+  const output = execFileSync(process.execPath, ["--input-type=module", "-e", script], {
+    cwd: tmpdir(),
+    encoding: "utf8",
+  });
   assert.equal(output.trim(), "up", "and nothing else is printed");
 });
 
-test("where there is no BLAS, native says what is missing", { skip: missing === null ? "there is one" : false }, async () => {
-  const probe = await getBackend("native").probe();
-  assert.equal(probe.available, false);
-  assert.match(probe.reason!, /koffi|libopenblas0-pthread/);
-});
+test(
+  "where there is no BLAS, native says what is missing",
+  { skip: missing === null ? "there is one" : false },
+  async () => {
+    const probe = await getBackend("native").probe();
+    assert.equal(probe.available, false);
+    assert.match(probe.reason!, /koffi|libopenblas0-pthread/);
+  },
+);
 
 test("a probe that measures tells the build that is loaded, and the one that the settings insist on", async () => {
   const build = async (variant: KernelVariant | null): Promise<unknown> =>
@@ -120,7 +138,10 @@ for (const { name } of here) {
     const checkpoint = await tinyCheckpoint(temporaryFolder());
     const before = tf.memory().numTensors;
     assert.deepEqual(await compared(name, checkpoint, checkpoint), {
-      maxAbsLogitChange: 0, rmsLogitChange: 0, dtype: "float32", probeTokens: 32,
+      maxAbsLogitChange: 0,
+      rmsLogitChange: 0,
+      dtype: "float32",
+      probeTokens: 32,
     });
     const other = swapped(checkpoint, "model.norm.weight", "model.layers.0.input_layernorm.weight");
     const change = await compared(name, checkpoint, other);

@@ -10,7 +10,14 @@ import type { EvaluateResult, TaskResult } from "../../../src/engine/backends/wo
 import type { ResolvedCheckpoint } from "../../../src/ops/manifest.ts";
 import { resolveFolder } from "../../helpers/hfModel.ts";
 import { needsShared, sharedData } from "../../helpers/shared.ts";
-import { benchmarkFiles, benchmarks, harnessRuns, harnessSamples, readHarnessRun, readWikitextGolden } from "../eval/goldenTasks.ts";
+import {
+  benchmarkFiles,
+  benchmarks,
+  harnessRuns,
+  harnessSamples,
+  readHarnessRun,
+  readWikitextGolden,
+} from "../eval/goldenTasks.ts";
 import { collect } from "../train/trainerFixture.ts";
 
 const stories = sharedData("checkpoints", "stories260K");
@@ -25,11 +32,19 @@ function longStories(): ResolvedCheckpoint {
 }
 
 async function evaluated(task: string, limit: number, maxLength: number): Promise<TaskResult> {
-  const events = await collect(getBackend("wasm").evaluate({
-    checkpoint: longStories(),
-    tasks: [{ task, path: join(benchmarks as string, benchmarkFiles[task] as string) }],
-    limit, bos: "tokenizer", maxLength, bootstrapIterations: 0,
-  }, never));
+  const events = await collect(
+    getBackend("wasm").evaluate(
+      {
+        checkpoint: longStories(),
+        tasks: [{ task, path: join(benchmarks as string, benchmarkFiles[task] as string) }],
+        limit,
+        bos: "tokenizer",
+        maxLength,
+        bootstrapIterations: 0,
+      },
+      never,
+    ),
+  );
   const last = events.at(-1);
   assert.ok(last?.type === "result");
   return (last.result as EvaluateResult).results[0] as TaskResult;

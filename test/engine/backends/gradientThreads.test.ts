@@ -19,13 +19,17 @@ import { tinyConfig } from "../train/trainerFixture.ts";
 const never = new AbortController().signal;
 const compute = { tfjs: "wasm", kernels: "auto", variant: null } as const;
 
-async function tinyModel(): Promise<Omit<Model, "weights"> & { weights: Map<string, tf.Variable>; dispose: () => void }> {
+async function tinyModel(): Promise<
+  Omit<Model, "weights"> & { weights: Map<string, tf.Variable>; dispose: () => void }
+> {
   await activateTfjs("wasm");
   const { kernels } = await kernelsFor("wasm");
-  const weights = new Map(expectedTensors(tinyConfig).map(({ name, shape }) => {
-    const values = seededStream(3, name).fillNormal(new Float32Array(shape.reduce((a, b) => a * b)), 0.3);
-    return [name, tf.tidy(() => tf.variable(tf.tensor(values, [...shape])))] as const;
-  }));
+  const weights = new Map(
+    expectedTensors(tinyConfig).map(({ name, shape }) => {
+      const values = seededStream(3, name).fillNormal(new Float32Array(shape.reduce((a, b) => a * b)), 0.3);
+      return [name, tf.tidy(() => tf.variable(tf.tensor(values, [...shape])))] as const;
+    }),
+  );
   return { kernels, config: tinyConfig, weights, dispose: () => tf.dispose([...weights.values()]) };
 }
 
@@ -72,7 +76,10 @@ test("what a helper fails with is thrown under its own code, and the threads can
     yield* microBatches(1);
     for await (const batch of microBatches(1)) yield { ...batch, ids: batch.ids.map(() => tinyConfig.vocabSize) };
   }
-  const error = await source.sum(spoiled(), never).then(() => assert.fail("it should have failed"), (thrown: CodedError) => thrown);
+  const error = await source.sum(spoiled(), never).then(
+    () => assert.fail("it should have failed"),
+    (thrown: CodedError) => thrown,
+  );
   assert.equal(error.code, "invalid_request");
   assert.match(error.message, /its id is not in 0 \.\. 28/);
   await source.close();

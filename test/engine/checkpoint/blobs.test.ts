@@ -8,7 +8,12 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { openBlob, readBlob, verifyBlob } from "../../../src/engine/checkpoint/blobReader.ts";
 import {
-  asStorageError, BlobWriter, blobLocation, blobPath, createBlobWriter, writeBlob,
+  asStorageError,
+  BlobWriter,
+  blobLocation,
+  blobPath,
+  createBlobWriter,
+  writeBlob,
 } from "../../../src/engine/checkpoint/blobs.ts";
 import { removeBlobs, sweepBlobs } from "../../../src/engine/checkpoint/blobSweep.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
@@ -88,7 +93,10 @@ test("reads are ranged, and end with an error where the bytes end", async (t) =>
   const location = blobLocation(dir, await writeBlob(dir, text("0123456789")));
   const reader = await openBlob(location);
   const parts = await Promise.all([reader.read(2, 3), reader.read(0, 1), reader.read(9, 1), reader.read(10, 0)]);
-  assert.deepEqual(parts.map((part) => Buffer.from(part).toString()), ["234", "0", "9", ""]);
+  assert.deepEqual(
+    parts.map((part) => Buffer.from(part).toString()),
+    ["234", "0", "9", ""],
+  );
   await rejectsWith(reader.read(8, 3), "checkpoint_corrupt", "ends before byte 11");
   await reader.close();
   assert.equal(Buffer.from(await readBlob(location, 10)).toString(), "0123456789");
@@ -179,14 +187,21 @@ test("a writer killed with -9 leaves nothing visible, and its unfinished file is
       await new Promise((resolve) => setTimeout(resolve, 5));
       return new Float32Array(65536);
     } })));`;
-  const child = spawn(process.execPath, ["--input-type=module", "-e", script, dir], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, ["--input-type=module", "-e", script, dir], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   await once(child.stdout, "data");
   child.kill("SIGKILL");
   await once(child, "exit");
   assert.deepEqual(await visible(dir), []);
   assert.equal((await readdir(join(dir, "tmp"))).length, 1);
   const later = Date.now() + 3_600_000;
-  const swept = await sweepBlobs(dir, { graceMs: 0, temporaryAgeMs: 60_000, nowMs: later, known: async () => new Set() });
+  const swept = await sweepBlobs(dir, {
+    graceMs: 0,
+    temporaryAgeMs: 60_000,
+    nowMs: later,
+    known: async () => new Set(),
+  });
   assert.equal(swept.removedTemporary, 1);
   assert.deepEqual(await readdir(join(dir, "tmp")), []);
 });

@@ -95,7 +95,9 @@ export function singleFiles(config: JsonObject = tinyConfig, dtype: Dtype = "F32
   return { "config.json": JSON.stringify(config), "model.safetensors": fileOf(tinyTensors(config, dtype)) };
 }
 
-export function shardedFiles(edit: (weightMap: Record<string, string>, shards: TinyTensor[][]) => void = () => {}): Files {
+export function shardedFiles(
+  edit: (weightMap: Record<string, string>, shards: TinyTensor[][]) => void = () => {},
+): Files {
   const tensors = tinyTensors();
   const shards = [tensors.slice(0, 6), tensors.slice(6)];
   const weightMap: Record<string, string> = {};

@@ -9,17 +9,31 @@ import { rejectsWith, scratch } from "./fixtures.ts";
 
 test("threads and no threads give the same digests, in the order asked for", async (t) => {
   const dir = await scratch(t);
-  const files = await Promise.all([0, 1, 2].map(async (at) => {
-    const bytes = Buffer.from(Uint8Array.from({ length: 1_500_000 + at }, (_unused, index) => (index * (at + 3)) >> 3));
-    await writeFile(join(dir, `f${at}`), bytes);
-    return { path: join(dir, `f${at}`), bytes };
-  }));
+  const files = await Promise.all(
+    [0, 1, 2].map(async (at) => {
+      const bytes = Buffer.from(
+        Uint8Array.from({ length: 1_500_000 + at }, (_unused, index) => (index * (at + 3)) >> 3),
+      );
+      await writeFile(join(dir, `f${at}`), bytes);
+      return { path: join(dir, `f${at}`), bytes };
+    }),
+  );
   const ranges: ByteRange[] = [];
   const expected: string[] = [];
   for (const { path, bytes } of files) {
-    for (const [offset, sizeBytes] of [[0, bytes.length], [0, 0], [7, 1_048_576], [1_048_575, 3], [bytes.length - 1, 1]] as const) {
+    for (const [offset, sizeBytes] of [
+      [0, bytes.length],
+      [0, 0],
+      [7, 1_048_576],
+      [1_048_575, 3],
+      [bytes.length - 1, 1],
+    ] as const) {
       ranges.push({ path, offset, sizeBytes });
-      expected.push(createHash("sha256").update(bytes.subarray(offset, offset + sizeBytes)).digest("hex"));
+      expected.push(
+        createHash("sha256")
+          .update(bytes.subarray(offset, offset + sizeBytes))
+          .digest("hex"),
+      );
     }
   }
   const total = ranges.reduce((sum, range) => sum + range.sizeBytes, 0);
@@ -38,7 +52,11 @@ test("a file that ends too early or is gone is source_changed, in threads and wi
   await writeFile(path, "short");
   for (const inlineBytes of [0, 1e9]) {
     await rejectsWith(hashRanges([{ path, offset: 0, sizeBytes: 6 }], { inlineBytes }), "source_changed", path);
-    await rejectsWith(hashRanges([{ path: `${path}x`, offset: 0, sizeBytes: 6 }], { inlineBytes }), "source_changed", path);
+    await rejectsWith(
+      hashRanges([{ path: `${path}x`, offset: 0, sizeBytes: 6 }], { inlineBytes }),
+      "source_changed",
+      path,
+    );
   }
 });
 

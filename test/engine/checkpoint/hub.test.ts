@@ -5,7 +5,16 @@ import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { importHub, type HubImport, type HubImportResult } from "../../../src/engine/checkpoint/hub.ts";
 import { importDirectory } from "../../../src/engine/checkpoint/importers.ts";
-import { rejectsWith, scratch, shardedFiles, shardNames, singleFiles, tinyConfig, writeFiles, type Files } from "./fixtures.ts";
+import {
+  rejectsWith,
+  scratch,
+  shardedFiles,
+  shardNames,
+  singleFiles,
+  tinyConfig,
+  writeFiles,
+  type Files,
+} from "./fixtures.ts";
 import { commit, fakeHub, repository, type FakeHub, type Trouble } from "./hubServer.ts";
 
 interface Setup {
@@ -25,27 +34,45 @@ async function setup(t: TestContext, files: Files = withExtras(singleFiles())): 
 }
 
 function withExtras(files: Files): Files {
-  const extras = { "tokenizer.json": '{"x":1}', "pytorch_model.bin": "pickle", "tf_model.h5": "h5", "original/consolidated.00.pth": "p" };
+  const extras = {
+    "tokenizer.json": '{"x":1}',
+    "pytorch_model.bin": "pickle",
+    "tf_model.h5": "h5",
+    "original/consolidated.00.pth": "p",
+  };
   return { ...files, ...extras };
 }
 
 const weightsPath = "/model.safetensors";
-const on = (host: "hub" | "cdn", path: string, act: (response: Parameters<Trouble>[1], count: number) => boolean): Trouble =>
-  (request, response, count) => (request.host === host && request.path.includes(path) ? act(response, count) : undefined);
+const on =
+  (host: "hub" | "cdn", path: string, act: (response: Parameters<Trouble>[1], count: number) => boolean): Trouble =>
+  (request, response, count) =>
+    request.host === host && request.path.includes(path) ? act(response, count) : undefined;
 
-for (const [shape, files] of [["one file", singleFiles()], ["shards", shardedFiles()]] as const) {
+for (const [shape, files] of [
+  ["one file", singleFiles()],
+  ["shards", shardedFiles()],
+] as const) {
   test(`a repository with ${shape} gives the checkpoint of the same directory, at a commit`, async (t) => {
     const { hub, dir, run } = await setup(t, withExtras(files));
     const seen: number[] = [];
     const result = await run({ onProgress: (done, total) => seen.push(done / total) });
     const local = await writeFiles(dir, "local", { ...files, "tokenizer.json": '{"x":1}' });
-    const expected = await importDirectory({ path: local, mode: "copy", importRoots: [dir], blobDir: join(dir, "other") });
+    const expected = await importDirectory({
+      path: local,
+      mode: "copy",
+      importRoots: [dir],
+      blobDir: join(dir, "other"),
+    });
     assert.deepEqual(result.manifest, expected.manifest);
     assert.equal(result.digest, expected.digest);
     assert.equal(result.commit, commit);
     assert.ok(result.blobs.every((blob) => blob.external === null));
     assert.equal(seen.at(-1), 1);
-    assert.deepEqual(seen, [...seen].sort((a, b) => a - b));
+    assert.deepEqual(
+      seen,
+      [...seen].sort((a, b) => a - b),
+    );
     const paths = hub.seen.map((request) => request.path).join("\n");
     assert.ok(!/\.bin|\.h5|\.pth/.test(paths), "no pickle is asked for");
     assert.ok(!paths.includes("resolve/main"), "files are asked for by commit");
@@ -56,7 +83,8 @@ test("the token goes to the hub and to nobody it redirects to", async (t) => {
   const { hub, run } = await setup(t);
   await run({ token: "secret" });
   assert.ok(hub.seen.some((request) => request.host === "cdn"));
-  for (const { host, authorization } of hub.seen) assert.equal(authorization, host === "hub" ? "Bearer secret" : undefined);
+  for (const { host, authorization } of hub.seen)
+    assert.equal(authorization, host === "hub" ? "Bearer secret" : undefined);
 });
 
 test("a second import finds the weights in the store and fetches none", async (t) => {
@@ -78,7 +106,10 @@ test("a cut download goes on where it was cut", async (t) => {
     return true;
   });
   const result = await run();
-  assert.deepEqual(hub.seen.filter((request) => request.host === "cdn").map((request) => request.range), [undefined, "bytes=1000-"]);
+  assert.deepEqual(
+    hub.seen.filter((request) => request.host === "cdn").map((request) => request.range),
+    [undefined, "bytes=1000-"],
+  );
   assert.equal(result.manifest.original?.find((file) => file.name === "model.safetensors")?.sizeBytes, body.length);
 });
 
@@ -116,7 +147,9 @@ test("a hub that keeps failing, is silent, or is not there is hub_unavailable af
 
 test("refused access and absence have their own codes", async (t) => {
   const { hub, run } = await setup(t);
-  hub.trouble = on("hub", "/resolve/", (response) => Boolean(response.writeHead(403, { "x-error-code": "GatedRepo" }).end()));
+  hub.trouble = on("hub", "/resolve/", (response) =>
+    Boolean(response.writeHead(403, { "x-error-code": "GatedRepo" }).end()),
+  );
   await rejectsWith(run(), "forbidden", "gated");
   hub.trouble = on("hub", "/api/", (response) => Boolean(response.writeHead(401).end()));
   await rejectsWith(run(), "forbidden", "token");
@@ -129,14 +162,18 @@ test("bytes that are not what the hub says are refused and never visible", async
   const { hub, run, blobDir } = await setup(t);
   const body = Buffer.from(singleFiles()["model.safetensors"] as Uint8Array);
   const wrong = Buffer.from(body).fill(1, body.length - 1);
-  hub.trouble = on("cdn", weightsPath, (response) => Boolean(response.writeHead(200, { "content-length": wrong.length }).end(wrong)));
+  hub.trouble = on("cdn", weightsPath, (response) =>
+    Boolean(response.writeHead(200, { "content-length": wrong.length }).end(wrong)),
+  );
   await rejectsWith(run(), "checkpoint_corrupt", "SHA-256");
   const stored = (await readdir(blobDir, { recursive: true, withFileTypes: true })).filter((entry) => entry.isFile());
   assert.equal(stored.length, 2, "config.json and tokenizer.json only");
   const long = Buffer.concat([body, body]);
   hub.trouble = on("cdn", weightsPath, (response) => Boolean(response.writeHead(200).end(long)));
   await rejectsWith(run(), "checkpoint_corrupt", "its size is");
-  hub.trouble = on("hub", "/config.json", (response) => Boolean(response.writeHead(200).end(JSON.stringify(tinyConfig).replace("16", "17"))));
+  hub.trouble = on("hub", "/config.json", (response) =>
+    Boolean(response.writeHead(200).end(JSON.stringify(tinyConfig).replace("16", "17"))),
+  );
   await rejectsWith(run(), "checkpoint_corrupt", "its git id");
 });
 
@@ -179,7 +216,8 @@ test("names and endpoints that are none are refused before any request", async (
   for (const name of ["", "owner", "../x", "owner/..", "o/n/x", "owner/na me", "owner/n?x", "http://x/y"]) {
     await rejectsWith(run({ repository: name }), "invalid_request", "owner/name wanted");
   }
-  for (const revision of ["", "..", "a/../b", "a b", "a\n", "?x"]) await rejectsWith(run({ revision }), "invalid_request", "revision");
+  for (const revision of ["", "..", "a/../b", "a b", "a\n", "?x"])
+    await rejectsWith(run({ revision }), "invalid_request", "revision");
   for (const endpoint of ["file:///x", "hub", "http://user:pw@host", "http://host/?x"]) {
     await rejectsWith(run({ endpoint }), "invalid_request", "endpoint");
   }

@@ -34,7 +34,10 @@ const digest = (algorithm: string, ...parts: (string | Uint8Array)[]): string =>
   return hash.digest("hex");
 };
 
-async function listen(t: TestContext, handler: (request: IncomingMessage, response: ServerResponse) => void): Promise<[Server, string]> {
+async function listen(
+  t: TestContext,
+  handler: (request: IncomingMessage, response: ServerResponse) => void,
+): Promise<[Server, string]> {
   const server = createServer(handler);
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -55,7 +58,12 @@ function send(request: IncomingMessage, response: ServerResponse, body: Buffer):
 /** Starts the hub and its second host, which large files are redirected to. */
 export async function fakeHub(t: TestContext, files: Files): Promise<FakeHub> {
   const seen: Seen[] = [];
-  const hub: FakeHub = { endpoint: "", seen, trouble: () => undefined, listing: (siblings) => ({ sha: commit, siblings }) };
+  const hub: FakeHub = {
+    endpoint: "",
+    seen,
+    trouble: () => undefined,
+    listing: (siblings) => ({ sha: commit, siblings }),
+  };
   const note = (host: "hub" | "cdn", request: IncomingMessage): [Seen, number] => {
     const { range, authorization } = request.headers;
     const one = { host, path: request.url ?? "", range, authorization };
@@ -77,11 +85,13 @@ export async function fakeHub(t: TestContext, files: Files): Promise<FakeHub> {
     } else if (name !== null && name in files) {
       if (!name.endsWith(".safetensors")) return send(request, response, bytesOf(files[name] ?? ""));
       const body = bytesOf(files[name] ?? "");
-      response.writeHead(302, {
-        location: `${cdn}/${name}`,
-        "x-linked-etag": `"${digest("sha256", body)}"`,
-        "x-linked-size": body.length,
-      }).end();
+      response
+        .writeHead(302, {
+          location: `${cdn}/${name}`,
+          "x-linked-etag": `"${digest("sha256", body)}"`,
+          "x-linked-size": body.length,
+        })
+        .end();
     } else {
       response.writeHead(404).end();
     }

@@ -4,13 +4,27 @@ import { createHash } from "node:crypto";
 import { cp, readFile, readdir, rm, utimes, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { test, type TestContext } from "node:test";
-import { importDirectory, importedLocations, importFiles, type ImportResult } from "../../../src/engine/checkpoint/importers.ts";
+import {
+  importDirectory,
+  importedLocations,
+  importFiles,
+  type ImportResult,
+} from "../../../src/engine/checkpoint/importers.ts";
 import { verifyCheckpoint } from "../../../src/engine/checkpoint/digest.ts";
 import { readTensor } from "../../../src/engine/checkpoint/tensorReader.ts";
 import { listViewFiles, openViewFile } from "../../../src/engine/checkpoint/view.ts";
 import type { ResolvedCheckpoint } from "../../../src/ops/manifest.ts";
 import { needsShared, sharedData } from "../../helpers/shared.ts";
-import { rejectsWith, scratch, singleFiles, shardedFiles, tinyConfig, tinyTensors, fileOf, writeFiles } from "./fixtures.ts";
+import {
+  rejectsWith,
+  scratch,
+  singleFiles,
+  shardedFiles,
+  tinyConfig,
+  tinyTensors,
+  fileOf,
+  writeFiles,
+} from "./fixtures.ts";
 
 const real = sharedData("checkpoints");
 const names = ["stories260K", "stories260K-bf16", "stories260K-f16-sharded", "babyllama-tok361", "llama-2-tiny-random"];
@@ -21,20 +35,27 @@ function resolve(result: ImportResult, blobDir: string): ResolvedCheckpoint {
 
 async function download(resolved: ResolvedCheckpoint, name: string): Promise<Buffer> {
   const chunks: Uint8Array[] = [];
-  for await (const chunk of (await openViewFile(resolved, name)) as unknown as AsyncIterable<Uint8Array>) chunks.push(chunk);
+  for await (const chunk of (await openViewFile(resolved, name)) as unknown as AsyncIterable<Uint8Array>)
+    chunks.push(chunk);
   return Buffer.concat(chunks);
 }
 
 async function stored(blobDir: string): Promise<string[]> {
   const files = await readdir(blobDir, { recursive: true, withFileTypes: true });
-  return files.filter((file) => file.isFile()).map((file) => file.name).sort();
+  return files
+    .filter((file) => file.isFile())
+    .map((file) => file.name)
+    .sort();
 }
 
 async function roundTrip(t: TestContext, path: string, mode: "reference" | "copy"): Promise<ImportResult> {
   const blobDir = join(await scratch(t), "blobs");
   const seen: number[] = [];
   const result = await importDirectory({
-    path, mode, blobDir, importRoots: [dirname(path)],
+    path,
+    mode,
+    blobDir,
+    importRoots: [dirname(path)],
     onProgress: (done, total) => seen.push(done / total),
   });
   assert.equal(seen.at(-1), 1, "progress ends at 1");
@@ -128,7 +149,10 @@ test("uploaded files are moved into the store and give the checkpoint of the sam
   const files = (await readdir(upload)).map((name) => ({ name, path: join(upload, name) }));
   const result = await importFiles({ files, blobDir });
   assert.deepEqual(result.manifest, expected.manifest);
-  assert.deepEqual((await readdir(upload)).filter((name) => name.endsWith(".safetensors")), []);
+  assert.deepEqual(
+    (await readdir(upload)).filter((name) => name.endsWith(".safetensors")),
+    [],
+  );
   await verifyCheckpoint(resolve(result, blobDir));
 });
 
@@ -138,7 +162,11 @@ test("an aborted import fails with the signal's reason and leaves no unfinished 
   const path = await writeFiles(dir, "model", singleFiles());
   const abort = new AbortController();
   const work = importDirectory({
-    path, mode: "copy", importRoots: [dir], blobDir, signal: abort.signal,
+    path,
+    mode: "copy",
+    importRoots: [dir],
+    blobDir,
+    signal: abort.signal,
     onProgress: () => abort.abort(new Error("stop")),
   });
   await assert.rejects(work, /stop/);

@@ -12,10 +12,20 @@ import { maskOfNames, maskedValues } from "../../../src/ops/growth/index.ts";
 import type { GrowthMask, ResolvedCheckpoint } from "../../../src/ops/manifest.ts";
 import { scratch, tinyConfig } from "./fixtures.ts";
 
-async function masked(t: TestContext, change: (config: ResolvedCheckpoint["manifest"]["config"]) => Partial<GrowthMask>): Promise<ResolvedCheckpoint> {
+async function masked(
+  t: TestContext,
+  change: (config: ResolvedCheckpoint["manifest"]["config"]) => Partial<GrowthMask>,
+): Promise<ResolvedCheckpoint> {
   const blobDir = join(await scratch(t), "blobs");
   const result = await initializeRandom({ configJson: tinyConfig, seed: 7, blobDir });
-  const growthMask = { step: 3, rampSteps: 7, stages: 1, layers: [], sourceSizes: null, ...change(result.manifest.config) } as GrowthMask;
+  const growthMask = {
+    step: 3,
+    rampSteps: 7,
+    stages: 1,
+    layers: [],
+    sourceSizes: null,
+    ...change(result.manifest.config),
+  } as GrowthMask;
   return { id: "ckpt_m", manifest: { ...result.manifest, growthMask }, blobs: importedLocations(result, blobDir) };
 }
 
@@ -32,7 +42,10 @@ const half = (config: ResolvedCheckpoint["manifest"]["config"]) => ({
   },
 });
 
-for (const [title, change] of [["depth", () => ({ layers: [0] })], ["width", half]] as const) {
+for (const [title, change] of [
+  ["depth", () => ({ layers: [0] })],
+  ["width", half],
+] as const) {
   test(`${title}: the download holds weights times mask in float32, any range of it too, under an ETag of its own`, async (t) => {
     const checkpoint = await masked(t, change);
     const { manifest } = checkpoint;
@@ -50,8 +63,16 @@ for (const [title, change] of [["depth", () => ({ layers: [0] })], ["width", hal
       if (!bytes.equals(Buffer.from(stored.buffer, stored.byteOffset, stored.byteLength))) touched += 1;
     }
     assert.ok(touched >= 2);
-    for (const [offset, length] of [[0, file.length], [8 + headerBytes + 1, 5], [file.length - 7, 7], [headerBytes + 3, file.length - headerBytes - 30]] as const) {
-      assert.ok((await read(checkpoint, { offset, length })).equals(file.subarray(offset, offset + length)), `${offset}+${length}`);
+    for (const [offset, length] of [
+      [0, file.length],
+      [8 + headerBytes + 1, 5],
+      [file.length - 7, 7],
+      [headerBytes + 3, file.length - headerBytes - 30],
+    ] as const) {
+      assert.ok(
+        (await read(checkpoint, { offset, length })).equals(file.subarray(offset, offset + length)),
+        `${offset}+${length}`,
+      );
     }
     const etag = (step: number): string => {
       const growthMask = { ...manifest.growthMask!, step };
@@ -64,6 +85,13 @@ for (const [title, change] of [["depth", () => ({ layers: [0] })], ["width", hal
 
 test("a mask on weights that are not float32 is refused: folding would round", async (t) => {
   const checkpoint = await masked(t, () => ({ layers: [0] }));
-  const tensors = checkpoint.manifest.tensors.map((tensor) => ({ ...tensor, dtype: "BF16" as const, sizeBytes: tensor.sizeBytes / 2 }));
-  assert.throws(() => listViewFiles({ ...checkpoint.manifest, tensors }), { code: "unprocessable", message: /faded in.*BF16/ });
+  const tensors = checkpoint.manifest.tensors.map((tensor) => ({
+    ...tensor,
+    dtype: "BF16" as const,
+    sizeBytes: tensor.sizeBytes / 2,
+  }));
+  assert.throws(() => listViewFiles({ ...checkpoint.manifest, tensors }), {
+    code: "unprocessable",
+    message: /faded in.*BF16/,
+  });
 });

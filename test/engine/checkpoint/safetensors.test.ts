@@ -2,7 +2,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  formatHeader, maxHeaderBytes, parseHeader, parseHeaderLength, type SafetensorsHeader,
+  formatHeader,
+  maxHeaderBytes,
+  parseHeader,
+  parseHeaderLength,
+  type SafetensorsHeader,
 } from "../../../src/engine/checkpoint/safetensors.ts";
 import { fileOf, rawFile, throwsWith, tinyTensors } from "./fixtures.ts";
 
@@ -16,23 +20,34 @@ const info = (dtype: string, shape: string, offsets: string): string =>
 const good = info("F32", "[2,2]", "[0,16]");
 
 test("an honest file is read: names, types, shapes, places, metadata", () => {
-  const header = read(rawFile(`{"__metadata__":{"format":"pt"},"b":${info("F16", "[2]", "[16,20]")},"a":${good}}   `, 20));
-  assert.deepEqual(header.tensors.map(({ name, dtype, shape, sizeBytes }) => [name, dtype, shape, sizeBytes]), [
-    ["a", "F32", [2, 2], 16],
-    ["b", "F16", [2], 4],
-  ]);
+  const header = read(
+    rawFile(`{"__metadata__":{"format":"pt"},"b":${info("F16", "[2]", "[16,20]")},"a":${good}}   `, 20),
+  );
+  assert.deepEqual(
+    header.tensors.map(({ name, dtype, shape, sizeBytes }) => [name, dtype, shape, sizeBytes]),
+    [
+      ["a", "F32", [2, 2], 16],
+      ["b", "F16", [2], 4],
+    ],
+  );
   assert.equal(header.tensors[0]?.offset, header.dataOffset);
   assert.equal(header.metadata.get("format"), "pt");
 });
 
 test("scalars and empty tensors are honest", () => {
   const header = read(rawFile(`{"s":${info("F32", "[]", "[0,4]")},"e":${info("F32", "[0,3]", "[4,4]")}}`, 4));
-  assert.deepEqual(header.tensors.map((tensor) => tensor.sizeBytes), [4, 0]);
+  assert.deepEqual(
+    header.tensors.map((tensor) => tensor.sizeBytes),
+    [4, 0],
+  );
 });
 
 test("names of Object.prototype are only names", () => {
   const bytes = rawFile(`{"__proto__":${info("U8", "[1]", "[0,1]")},"toString":${info("U8", "[1]", "[1,2]")}}`, 2);
-  assert.deepEqual(read(bytes).tensors.map((tensor) => tensor.name), ["__proto__", "toString"]);
+  assert.deepEqual(
+    read(bytes).tensors.map((tensor) => tensor.name),
+    ["__proto__", "toString"],
+  );
   assert.equal(({} as { dtype?: string }).dtype, undefined);
 });
 
@@ -57,13 +72,21 @@ const lies: readonly (readonly [lie: string, bytes: Uint8Array, words: string | 
   ["a comment", rawFile("{/**/}", 0), "key must be a string"],
   ["a duplicate tensor", rawFile(`{"a":${good},"a":${good}}`, 16), 'duplicate key "a"'],
   ["a duplicate tensor hidden by an escape", rawFile(`{"a":${good},"\\u0061":${good}}`, 16), 'duplicate key "a"'],
-  ["a duplicate field", rawFile(`{"a":{"dtype":"F32","dtype":"F32","shape":[4],"data_offsets":[0,16]}}`, 16), "duplicate"],
+  [
+    "a duplicate field",
+    rawFile(`{"a":{"dtype":"F32","dtype":"F32","shape":[4],"data_offsets":[0,16]}}`, 16),
+    "duplicate",
+  ],
   ["duplicate metadata", rawFile(`{"__metadata__":{},"__metadata__":{},"a":${good}}`, 16), "duplicate key"],
   ["a duplicate key in metadata", rawFile(`{"__metadata__":{"a":"1","a":"2"}}`, 0), "duplicate key"],
   ["metadata that is not text", rawFile(`{"__metadata__":{"a":1}}`, 0), "is not a string"],
   ["nested metadata", rawFile(`{"__metadata__":{"a":{}}}`, 0), "is not a string"],
   ["metadata that is an array", rawFile(`{"__metadata__":[]}`, 0), "__metadata__ is not an object"],
-  ["5000 nested arrays in an ignored field", rawFile(`{"a":{"x":${"[".repeat(5000)}${"]".repeat(5000)}}}`, 0), "nested deeper"],
+  [
+    "5000 nested arrays in an ignored field",
+    rawFile(`{"a":{"x":${"[".repeat(5000)}${"]".repeat(5000)}}}`, 0),
+    "nested deeper",
+  ],
   ["a tensor that is null", rawFile(`{"a":null}`, 0), "not an object"],
   ["a tensor that is an array", rawFile(`{"a":["F32",[1],[0,4]]}`, 4), "not an object"],
   ["no dtype", rawFile(`{"a":{"shape":[4],"data_offsets":[0,16]}}`, 16), "dtype is missing"],
@@ -76,16 +99,32 @@ const lies: readonly (readonly [lie: string, bytes: Uint8Array, words: string | 
   ["an extent that is no number", rawFile(`{"a":${info("F32", "[true,4]", "[0,16]")}}`, 16), "holds boolean"],
   ["an extent of 2^64", rawFile(`{"a":${info("F32", "[18446744073709551616]", "[0,16]")}}`, 16), "2^53 - 1 wanted"],
   ["65 axes", rawFile(`{"a":${info("U8", `[${"1,".repeat(64)}1]`, "[0,1]")}}`, 1), "65 axes"],
-  ["a shape that wraps to 16 bytes in 64 bits", rawFile(`{"a":${info("F32", "[4294967296,4294967296,1]", "[0,16]")}}`, 16), "overflows 64 bits"],
-  ["a shape that overflows before a zero", rawFile(`{"a":${info("F32", "[4294967296,4294967296,0]", "[0,0]")}}`, 0), "overflows 64 bits"],
-  ["bytes that overflow while elements do not", rawFile(`{"a":${info("F64", "[4503599627370496,1024]", "[0,16]")}}`, 16), "overflows 64 bits"],
+  [
+    "a shape that wraps to 16 bytes in 64 bits",
+    rawFile(`{"a":${info("F32", "[4294967296,4294967296,1]", "[0,16]")}}`, 16),
+    "overflows 64 bits",
+  ],
+  [
+    "a shape that overflows before a zero",
+    rawFile(`{"a":${info("F32", "[4294967296,4294967296,0]", "[0,0]")}}`, 0),
+    "overflows 64 bits",
+  ],
+  [
+    "bytes that overflow while elements do not",
+    rawFile(`{"a":${info("F64", "[4503599627370496,1024]", "[0,16]")}}`, 16),
+    "overflows 64 bits",
+  ],
   ["half a byte", rawFile(`{"a":${info("F4", "[3]", "[0,1]")}}`, 1), "whole bytes"],
   ["no offsets", rawFile(`{"a":{"dtype":"F32","shape":[4]}}`, 16), "data_offsets is missing"],
   ["one offset", rawFile(`{"a":${info("F32", "[4]", "[16]")}}`, 16), "1 numbers, 2 wanted"],
   ["three offsets", rawFile(`{"a":${info("F32", "[4]", "[0,16,32]")}}`, 16), "3 numbers, 2 wanted"],
   ["offsets with an exponent", rawFile(`{"a":${info("F32", "[4]", "[0,16e0]")}}`, 16), "holds 16e0"],
   ["offsets with a leading zero", rawFile(`{"a":${info("F32", "[4]", "[00,16]")}}`, 16), "leading zero"],
-  ["offsets equal only after rounding", rawFile(`{"a":${info("U8", "[9007199254740993]", "[0,9007199254740992]")}}`, 0), "2^53 - 1 wanted"],
+  [
+    "offsets equal only after rounding",
+    rawFile(`{"a":${info("U8", "[9007199254740993]", "[0,9007199254740992]")}}`, 0),
+    "2^53 - 1 wanted",
+  ],
   ["reversed offsets", rawFile(`{"a":${info("F32", "[4]", "[16,0]")}}`, 16), "invalid offset"],
   ["a range larger than the shape", rawFile(`{"a":${info("F32", "[4]", "[0,32]")}}`, 32), "needs 16"],
   ["a range smaller than the type", rawFile(`{"a":${info("F32", "[4]", "[0,4]")}}`, 4), "needs 16"],
@@ -93,7 +132,11 @@ const lies: readonly (readonly [lie: string, bytes: Uint8Array, words: string | 
   ["a hole between tensors", rawFile(`{"a":${good},"b":${info("F32", "[1]", "[20,24]")}}`, 24), "a gap before it"],
   ["overlapping tensors", rawFile(`{"a":${good},"b":${info("F32", "[2]", "[12,20]")}}`, 20), "overlaps"],
   ["the same bytes twice", rawFile(`{"a":${good},"b":${good}}`, 16), "overlaps"],
-  ["an empty tensor past the end", rawFile(`{"a":${good},"b":${info("F32", "[0]", "[32,32]")}}`, 16), "a gap before it"],
+  [
+    "an empty tensor past the end",
+    rawFile(`{"a":${good},"b":${info("F32", "[0]", "[32,32]")}}`, 16),
+    "a gap before it",
+  ],
   ["data cut by one byte", rawFile(`{"a":${good}}`, 15), "is cut short"],
   ["one byte too many", rawFile(`{"a":${good}}`, 17), "bytes after the last tensor"],
 ];
@@ -112,11 +155,16 @@ test("a written header is aligned, ordered as the official library orders, and r
   ] as const;
   const { bytes, tensors, fileBytes } = formatHeader(infos, { format: "pt" });
   assert.equal(bytes.length % 8, 0);
-  assert.deepEqual(tensors.map((tensor) => tensor.name), ["z", "é", "10", "a", "b"]);
+  assert.deepEqual(
+    tensors.map((tensor) => tensor.name),
+    ["z", "é", "10", "a", "b"],
+  );
   const file = Buffer.concat([bytes, new Uint8Array(fileBytes - bytes.length)]);
   assert.deepEqual(read(file).tensors, tensors);
   const json = new TextDecoder().decode(bytes.subarray(8));
-  assert.ok(json.startsWith('{"__metadata__":{"format":"pt"},"z":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},'));
+  assert.ok(
+    json.startsWith('{"__metadata__":{"format":"pt"},"z":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},'),
+  );
 });
 
 test("every file cut anywhere is refused", () => {

@@ -17,7 +17,8 @@ function read(bytes: Uint8Array, name: string): SafetensorsHeader | CodedError {
     const length = parseHeaderLength(bytes.subarray(0, 8), bytes.length, name);
     return parseHeader(bytes.subarray(8, 8 + length), bytes.length, name);
   } catch (error) {
-    if (error instanceof CodedError && error.code === "checkpoint_corrupt" && error.message.includes(name)) return error;
+    if (error instanceof CodedError && error.code === "checkpoint_corrupt" && error.message.includes(name))
+      return error;
     throw error;
   }
 }
@@ -29,8 +30,11 @@ const stricterThanTheLibrary = new Map([
 ]);
 
 test("official test vectors: same verdict, same tensors", needsShared(official), () => {
-  const cases = JSON.parse(readFileSync(join(official as string, "expected.json"), "utf8")) as
-    { file: string; valid: boolean; tensors: string[] | null }[];
+  const cases = JSON.parse(readFileSync(join(official as string, "expected.json"), "utf8")) as {
+    file: string;
+    valid: boolean;
+    tensors: string[] | null;
+  }[];
   assert.ok(cases.length >= 62);
   for (const { file, valid, tensors } of cases) {
     const result = read(readFileSync(join(official as string, file)), file);
@@ -64,7 +68,9 @@ test("one lie a file: refused where it must be, and never misread", needsShared(
     }
     assert.notEqual(judge, "refuse", `${file} must be refused`);
     const got = result.tensors.map(({ name, dtype, shape, offset, sizeBytes }) => {
-      const sha256 = createHash("sha256").update(bytes.subarray(offset, offset + sizeBytes)).digest("hex");
+      const sha256 = createHash("sha256")
+        .update(bytes.subarray(offset, offset + sizeBytes))
+        .digest("hex");
       return [name, { dtype, shape: [...shape], sha256 }] as const;
     });
     const wanted = new Map(Object.entries(data ?? {}));

@@ -22,7 +22,26 @@ test("every honest JSON text gives what JSON.parse gives", () => {
 });
 
 test("any text is either read as JSON.parse reads it, or refused with the code", () => {
-  const pieces = fc.constantFrom("{", "}", "[", "]", ":", ",", '"a"', '"', "\\", "1", "-", "0", ".", "e", "true", "nul", " ", "\u0000");
+  const pieces = fc.constantFrom(
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    '"a"',
+    '"',
+    "\\",
+    "1",
+    "-",
+    "0",
+    ".",
+    "e",
+    "true",
+    "nul",
+    " ",
+    "\u0000",
+  );
   fc.assert(
     fc.property(fc.array(pieces, { maxLength: 12 }), (parts) => {
       const text = parts.join("");
@@ -30,7 +49,9 @@ test("any text is either read as JSON.parse reads it, or refused with the code",
       try {
         ours = parse(text);
       } catch (error) {
-        assert.ok(error instanceof CodedError && error.code === "checkpoint_corrupt" && error.message.startsWith("x.json: "));
+        assert.ok(
+          error instanceof CodedError && error.code === "checkpoint_corrupt" && error.message.startsWith("x.json: "),
+        );
         return;
       }
       assert.doesNotThrow(() => JSON.parse(text) as unknown, `read ${text} as ${String(ours)}`);
@@ -49,7 +70,10 @@ test("any change of one byte of a weights file's head is refused with the code, 
       try {
         const length = parseHeaderLength(changed.subarray(0, 8), changed.length, "f");
         const { tensors } = parseHeader(changed.subarray(8, 8 + length), changed.length, "f");
-        assert.equal(tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 8 + length), file.length);
+        assert.equal(
+          tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 8 + length),
+          file.length,
+        );
       } catch (error) {
         assert.ok(error instanceof CodedError && error.code === "checkpoint_corrupt", String(error));
       }

@@ -27,7 +27,12 @@ async function random(t: TestContext, config = tinyConfig): Promise<Made> {
   return { id: "ckpt_x", manifest: result.manifest, blobs: importedLocations(result, blobDir), blobDir, result };
 }
 
-async function read(resolved: ResolvedCheckpoint, name: string, range?: ViewRange, maxShardBytes?: number): Promise<Buffer> {
+async function read(
+  resolved: ResolvedCheckpoint,
+  name: string,
+  range?: ViewRange,
+  maxShardBytes?: number,
+): Promise<Buffer> {
   const options = maxShardBytes === undefined ? {} : { maxShardBytes };
   const chunks: Uint8Array[] = [];
   const reader = (await openViewFile(resolved, name, range, options)).getReader();
@@ -40,12 +45,20 @@ async function read(resolved: ResolvedCheckpoint, name: string, range?: ViewRang
 
 test("invariant 29: weights written here download as the very blob, and import as the same checkpoint", async (t) => {
   const made = await random(t);
-  assert.deepEqual(listViewFiles(made.manifest).map((file) => file.name), ["config.json", "model.safetensors"]);
+  assert.deepEqual(
+    listViewFiles(made.manifest).map((file) => file.name),
+    ["config.json", "model.safetensors"],
+  );
   const [blob] = made.result.blobs;
   assert.ok((await read(made, "model.safetensors")).equals(await readFile(blobPath(made.blobDir, blob?.digest ?? ""))));
   const dir = await scratch(t);
   await writeViewFiles(made, join(dir, "out"));
-  const again = await importDirectory({ path: join(dir, "out"), mode: "reference", importRoots: [dir], blobDir: join(dir, "b") });
+  const again = await importDirectory({
+    path: join(dir, "out"),
+    mode: "reference",
+    importRoots: [dir],
+    blobDir: join(dir, "b"),
+  });
   assert.equal(again.digest, made.result.digest);
 });
 
@@ -67,18 +80,31 @@ test("shards and their index hold every tensor once, and import as the same chec
   assert.ok(shards.length > 2);
   assert.deepEqual(names, ["config.json", ...shards, "model.safetensors.index.json"].sort());
   assert.equal(shards[0], `model-00001-of-${String(shards.length).padStart(5, "0")}.safetensors`);
-  const index = JSON.parse(await readFile(join(dir, "out", "model.safetensors.index.json"), "utf8")) as
-    { metadata: { total_size: number }; weight_map: Record<string, string> };
-  assert.equal(index.metadata.total_size, made.manifest.tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 0));
+  const index = JSON.parse(await readFile(join(dir, "out", "model.safetensors.index.json"), "utf8")) as {
+    metadata: { total_size: number };
+    weight_map: Record<string, string>;
+  };
+  assert.equal(
+    index.metadata.total_size,
+    made.manifest.tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 0),
+  );
   assert.deepEqual(Object.keys(index.weight_map), made.manifest.tensors.map((tensor) => tensor.name).sort());
-  const again = await importDirectory({ path: join(dir, "out"), mode: "reference", importRoots: [dir], blobDir: join(dir, "b") });
+  const again = await importDirectory({
+    path: join(dir, "out"),
+    mode: "reference",
+    importRoots: [dir],
+    blobDir: join(dir, "b"),
+  });
   assert.equal(again.digest, made.result.digest);
 });
 
 test("tensors of several blobs, some of them shared, are put together into one file", async (t) => {
   const made = await random(t);
   const fresh = tinyTensors().filter((tensor) => tensor.name.includes("self_attn"));
-  const written = await writeTensors(made.blobDir, fresh.map((tensor) => ({ info: tensor, data: () => tensor.bytes })));
+  const written = await writeTensors(
+    made.blobDir,
+    fresh.map((tensor) => ({ info: tensor, data: () => tensor.bytes })),
+  );
   const renamed = made.manifest.tensors
     .filter(({ name }) => name.startsWith("model.layers.0."))
     .map((tensor) => written.tensors.find(({ name }) => name === tensor.name) ?? tensor)
@@ -102,8 +128,13 @@ test("tensors of several blobs, some of them shared, are put together into one f
   const up = "mlp.up_proj.weight";
   assert.ok(bytesOf(`model.layers.0.${up}`).equals(bytesOf(`model.layers.1.${up}`)));
   const query = "self_attn.q_proj.weight";
-  assert.ok(bytesOf(`model.layers.1.${query}`).equals(fresh.find(({ name }) => name.endsWith(query))?.bytes as Uint8Array));
-  assert.equal((JSON.parse(String(await read(grown, "config.json"))) as { num_hidden_layers: number }).num_hidden_layers, 2);
+  assert.ok(
+    bytesOf(`model.layers.1.${query}`).equals(fresh.find(({ name }) => name.endsWith(query))?.bytes as Uint8Array),
+  );
+  assert.equal(
+    (JSON.parse(String(await read(grown, "config.json"))) as { num_hidden_layers: number }).num_hidden_layers,
+    2,
+  );
   const [, before] = listViewFiles(made.manifest);
   const [, after] = listViewFiles(manifest);
   assert.notEqual(before?.etag, after?.etag);
@@ -120,14 +151,27 @@ test("every range gives the bytes of the whole file, and a range outside it is r
       assert.ok(part.equals(whole.subarray(offset, offset + length)), `${offset}+${length}`);
     }
   }
-  for (const [offset, length] of [[0, whole.length + 1], [whole.length, 1], [-1, 2], [0, -1], [0.5, 1], [0, Infinity]] as const) {
+  for (const [offset, length] of [
+    [0, whole.length + 1],
+    [whole.length, 1],
+    [-1, 2],
+    [0, -1],
+    [0.5, 1],
+    [0, Infinity],
+  ] as const) {
     await rejectsWith(openViewFile(made, "model.safetensors", { offset, length }), "range_not_satisfiable");
   }
-  for (const name of ["nope", "../config.json", "__proto__", ""]) await rejectsWith(openViewFile(made, name), "not_found");
+  for (const name of ["nope", "../config.json", "__proto__", ""])
+    await rejectsWith(openViewFile(made, name), "not_found");
 });
 
 test("config.json names class and element type, keeps unknown fields, and writes floats as floats", async (t) => {
-  const made = await random(t, { ...tinyConfig, my_field: { keep: [1, "two"] }, torch_dtype: "bfloat16", rope_theta: 500000 });
+  const made = await random(t, {
+    ...tinyConfig,
+    my_field: { keep: [1, "two"] },
+    torch_dtype: "bfloat16",
+    rope_theta: 500000,
+  });
   const text = String(await read(made, "config.json"));
   const json = JSON.parse(text) as Record<string, unknown>;
   assert.deepEqual(json["architectures"], ["LlamaForCausalLM"]);
@@ -156,7 +200,9 @@ test("a stream reads only what is asked for, and closes its file when it ends or
     blobs: importedLocations({ blobs: [{ ...blob, external: null }] }, blobDir),
   };
   const openFiles = async (): Promise<number> => {
-    const links = await Promise.all((await readdir("/proc/self/fd")).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => "")));
+    const links = await Promise.all(
+      (await readdir("/proc/self/fd")).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => "")),
+    );
     return links.filter((path) => path.includes(blob.digest)).length;
   };
   const stream = await openViewFile(resolved, "model.safetensors");
@@ -187,22 +233,38 @@ test("headers written by transformers are written the same here, byte for byte",
   assert.ok(seen >= 20);
 });
 
-test("a model of transformers, synthesised again from its tensors, is the same file", needsShared(tinyModels), async (t) => {
-  const dir = await scratch(t);
-  for (const name of ["gqa8_2_tied.bf16", "prime_dims.f16", "llama3_rope.f32", "headdim12_theta5e5.f32"]) {
-    const path = join(tinyModels as string, name);
-    const result = await importDirectory({ path, mode: "reference", importRoots: [tinyModels as string], blobDir: join(dir, "b") });
-    const manifest = { ...result.manifest, original: null };
-    const resolved = { id: "x", manifest, blobs: importedLocations(result, join(dir, "b")) };
-    assert.ok((await read(resolved, "model.safetensors")).equals(readFileSync(join(path, "model.safetensors"))), name);
-    const config = JSON.parse(String(await read(resolved, "config.json"))) as unknown;
-    assert.deepEqual(config, JSON.parse(readFileSync(join(path, "config.json"), "utf8")), name);
-  }
-});
+test(
+  "a model of transformers, synthesised again from its tensors, is the same file",
+  needsShared(tinyModels),
+  async (t) => {
+    const dir = await scratch(t);
+    for (const name of ["gqa8_2_tied.bf16", "prime_dims.f16", "llama3_rope.f32", "headdim12_theta5e5.f32"]) {
+      const path = join(tinyModels as string, name);
+      const result = await importDirectory({
+        path,
+        mode: "reference",
+        importRoots: [tinyModels as string],
+        blobDir: join(dir, "b"),
+      });
+      const manifest = { ...result.manifest, original: null };
+      const resolved = { id: "x", manifest, blobs: importedLocations(result, join(dir, "b")) };
+      assert.ok(
+        (await read(resolved, "model.safetensors")).equals(readFileSync(join(path, "model.safetensors"))),
+        name,
+      );
+      const config = JSON.parse(String(await read(resolved, "config.json"))) as unknown;
+      assert.deepEqual(config, JSON.parse(readFileSync(join(path, "config.json"), "utf8")), name);
+    }
+  },
+);
 
 test("companions travel with synthesised weights too", async (t) => {
   const dir = await scratch(t);
-  const path = await writeFiles(dir, "model", { ...singleFiles(), "tokenizer.json": '{"a":1}', "chat_template.jinja": "hi" });
+  const path = await writeFiles(dir, "model", {
+    ...singleFiles(),
+    "tokenizer.json": '{"a":1}',
+    "chat_template.jinja": "hi",
+  });
   const result = await importDirectory({ path, mode: "copy", importRoots: [dir], blobDir: join(dir, "b") });
   const manifest = { ...result.manifest, original: null };
   const listed = listViewFiles(manifest).map(({ name, contentType }) => [name, contentType]);

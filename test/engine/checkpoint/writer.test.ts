@@ -28,7 +28,11 @@ test("values are encoded to their type, bytes are taken as they are, and both re
     { info: infoOf("brain", 4, "BF16"), data: () => (order.push("brain"), values) },
   ]);
   assert.deepEqual(order, ["a", "b", "brain", "half"], "asked for in file order");
-  assert.deepEqual(tensors.map((tensor) => tensor.name), ["half", "b", "a", "brain"], "answered in the caller's order");
+  assert.deepEqual(
+    tensors.map((tensor) => tensor.name),
+    ["half", "b", "a", "brain"],
+    "answered in the caller's order",
+  );
   const blobs = { [blob.digest]: blobLocation(dir, blob) };
   const read = new Map<string, number[]>();
   for await (const { info, values: got } of readTensors(blobs, tensors)) read.set(info.name, [...got]);
@@ -38,7 +42,12 @@ test("values are encoded to their type, bytes are taken as they are, and both re
   assert.deepEqual(read.get("brain"), [1, -2.5, 65536, 0]);
   const file = await readFile(blobPath(dir, blob.digest));
   for (const { offset, sizeBytes, sha256 } of tensors) {
-    assert.equal(createHash("sha256").update(file.subarray(offset, offset + sizeBytes)).digest("hex"), sha256);
+    assert.equal(
+      createHash("sha256")
+        .update(file.subarray(offset, offset + sizeBytes))
+        .digest("hex"),
+      sha256,
+    );
   }
   assert.equal(createHash("sha256").update(file).digest("hex"), blob.digest);
 });
@@ -47,7 +56,11 @@ test("a producer that fails, gives another size, or is aborted leaves nothing be
   const dir = await scratch(t);
   const failing = writeTensors(dir, [{ info: infoOf("a", 1), data: () => Promise.reject(new Error("no")) }]);
   await assert.rejects(failing, /no/);
-  await rejectsWith(writeTensors(dir, [{ info: infoOf("a", 2), data: () => new Float32Array(3) }]), "internal", "12 bytes");
+  await rejectsWith(
+    writeTensors(dir, [{ info: infoOf("a", 2), data: () => new Float32Array(3) }]),
+    "internal",
+    "12 bytes",
+  );
   const abort = new AbortController();
   const aborted = writeTensors(
     dir,
@@ -60,7 +73,10 @@ test("a producer that fails, gives another size, or is aborted leaves nothing be
 
 test("verification names the tensor whose bytes changed", async (t) => {
   const dir = await scratch(t);
-  const { tensors, blob } = await writeTensors(dir, ["a", "b"].map((name) => ({ info: infoOf(name, 4), data: () => new Float32Array(4) })));
+  const { tensors, blob } = await writeTensors(
+    dir,
+    ["a", "b"].map((name) => ({ info: infoOf(name, 4), data: () => new Float32Array(4) })),
+  );
   const manifest = { tensors } as unknown as CheckpointManifest;
   const resolved = { id: "x", manifest, blobs: { [blob.digest]: blobLocation(dir, blob) } };
   await verifyCheckpoint(resolved);

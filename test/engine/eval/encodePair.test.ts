@@ -25,18 +25,28 @@ const profiles: Readonly<Record<"no-bos" | "tokenizer-default", BosProfile>> = {
 };
 
 for (const [name, bos] of Object.entries(profiles)) {
-  test(`the windows of wikitext pages equal the harness's (${name})`, needsShared(benchmarks, harnessSamples, llamaPath), () => {
-    const golden = readWikitextGolden(name as keyof typeof profiles);
-    const wikitext = findTask("wikitext");
-    assert.ok(wikitext);
-    const { docs } = parseDocs(wikitext, readBenchmark("wikitext/test.pages.jsonl"), golden.samples.length);
-    const options = { tokenizer: llama(), bos, maxLength: golden.max_length };
-    const plan = docs.flatMap((doc, i) => planDoc("wikitext", doc, i, options));
-    const windows = plan.map(({ score }) => ({ ctx: score.ids.slice(0, score.start), cont: score.ids.slice(score.start) }));
-    assert.deepEqual(windows.slice(0, golden.first_windows.length), golden.first_windows);
-    assert.equal(windows.length, golden.n_windows_total);
-    assert.equal(windows.reduce((total, { cont }) => total + cont.length, 0), golden.scored_tokens_total);
-  });
+  test(
+    `the windows of wikitext pages equal the harness's (${name})`,
+    needsShared(benchmarks, harnessSamples, llamaPath),
+    () => {
+      const golden = readWikitextGolden(name as keyof typeof profiles);
+      const wikitext = findTask("wikitext");
+      assert.ok(wikitext);
+      const { docs } = parseDocs(wikitext, readBenchmark("wikitext/test.pages.jsonl"), golden.samples.length);
+      const options = { tokenizer: llama(), bos, maxLength: golden.max_length };
+      const plan = docs.flatMap((doc, i) => planDoc("wikitext", doc, i, options));
+      const windows = plan.map(({ score }) => ({
+        ctx: score.ids.slice(0, score.start),
+        cont: score.ids.slice(score.start),
+      }));
+      assert.deepEqual(windows.slice(0, golden.first_windows.length), golden.first_windows);
+      assert.equal(windows.length, golden.n_windows_total);
+      assert.equal(
+        windows.reduce((total, { cont }) => total + cont.length, 0),
+        golden.scored_tokens_total,
+      );
+    },
+  );
 }
 
 test("the continuation is what context and continuation together have more than the context", () => {
@@ -50,23 +60,31 @@ test("the continuation is what context and continuation together have more than 
   assert.equal(text(bom.continuation), "c", "U+FEFF is no white space to Python");
 });
 
-test("tokens that merge across the border belong to the continuation as the harness cuts them", needsShared(llamaPath), () => {
-  const tokenizer = llama();
-  const { context, continuation } = encodePair("Once up", "on a time", tokenizer, "none");
-  const whole = tokenizer.encode("Once upon a time", { addSpecialTokens: false });
-  assert.deepEqual(context, tokenizer.encode("Once up", { addSpecialTokens: false }));
-  assert.deepEqual(continuation, whole.slice(context.length));
-});
+test(
+  "tokens that merge across the border belong to the continuation as the harness cuts them",
+  needsShared(llamaPath),
+  () => {
+    const tokenizer = llama();
+    const { context, continuation } = encodePair("Once up", "on a time", tokenizer, "none");
+    const whole = tokenizer.encode("Once upon a time", { addSpecialTokens: false });
+    assert.deepEqual(context, tokenizer.encode("Once up", { addSpecialTokens: false }));
+    assert.deepEqual(continuation, whole.slice(context.length));
+  },
+);
 
-test("the two profiles differ by the beginning-of-sequence token, which is never doubled", needsShared(llamaPath), () => {
-  const tokenizer = llama();
-  const none = encodePair("Once", " upon", tokenizer, "none");
-  const withBos = encodePair("Once", " upon", tokenizer, "tokenizer");
-  assert.deepEqual(withBos.context, [1, ...none.context]);
-  assert.deepEqual(withBos.continuation, none.continuation);
-  assert.deepEqual(encodeText("<s>Once", tokenizer, "tokenizer"), encodeText("<s>Once", tokenizer, "none"));
-  assert.deepEqual(encodeText("Once", tokenizer, "tokenizer"), [1, ...encodeText("Once", tokenizer, "none")]);
-});
+test(
+  "the two profiles differ by the beginning-of-sequence token, which is never doubled",
+  needsShared(llamaPath),
+  () => {
+    const tokenizer = llama();
+    const none = encodePair("Once", " upon", tokenizer, "none");
+    const withBos = encodePair("Once", " upon", tokenizer, "tokenizer");
+    assert.deepEqual(withBos.context, [1, ...none.context]);
+    assert.deepEqual(withBos.continuation, none.continuation);
+    assert.deepEqual(encodeText("<s>Once", tokenizer, "tokenizer"), encodeText("<s>Once", tokenizer, "none"));
+    assert.deepEqual(encodeText("Once", tokenizer, "tokenizer"), [1, ...encodeText("Once", tokenizer, "none")]);
+  },
+);
 
 test("an empty context becomes the prefix token, in both profiles", needsShared(llamaPath), () => {
   const tokenizer = llama();

@@ -27,7 +27,9 @@ async function taskFile(task: string, docs: readonly unknown[]): Promise<TaskDat
 
 /** A stand-in for a model: the score is a hash of the ids, so a mix-up of results cannot go unseen. */
 function scoreOf({ ids, start }: ScoreRequest): ScoreResult {
-  const digest = createHash("sha256").update(JSON.stringify([ids, start])).digest();
+  const digest = createHash("sha256")
+    .update(JSON.stringify([ids, start]))
+    .digest();
   return { logLikelihood: -digest.readUInt32BE(0) / 2 ** 28, isGreedy: (digest[4] ?? 0) % 2 === 0 };
 }
 
@@ -51,7 +53,11 @@ function workOf(tasks: readonly TaskData[], more: Partial<EvaluateWork> = {}): E
   return { checkpoint, tasks, limit: null, bos: "none", maxLength: null, bootstrapIterations: 100, ...more };
 }
 
-async function run(work: EvaluateWork, model = fakeModel(), signal = new AbortController().signal): Promise<WorkEvent[]> {
+async function run(
+  work: EvaluateWork,
+  model = fakeModel(),
+  signal = new AbortController().signal,
+): Promise<WorkEvent[]> {
   const events: WorkEvent[] = [];
   for await (const event of evaluate(work, model, createBytesTokenizer(), signal)) events.push(event);
   return events;
@@ -76,11 +82,19 @@ test("scores find their way back to their docs, though the longest are scored fi
   assert.equal(asked.length, 120);
   const contexts = asked.map(({ ids, start }) => JSON.stringify(ids.slice(0, start)));
   const longest = asked.filter((_, i) => i % 3 === 0).map(({ ids }) => ids.length);
-  assert.deepEqual(longest, [...longest].sort((a, b) => b - a), "the doc with the longest request first");
+  assert.deepEqual(
+    longest,
+    [...longest].sort((a, b) => b - a),
+    "the doc with the longest request first",
+  );
   for (let i = 0; i < contexts.length; i += 3) {
     assert.deepEqual(new Set(contexts.slice(i, i + 3)).size, 1, "the choices of a doc share their context");
     const lengths = asked.slice(i, i + 3).map(({ ids }) => ids.length);
-    assert.deepEqual(lengths, [...lengths].sort((a, b) => b - a), "and the longest comes first");
+    assert.deepEqual(
+      lengths,
+      [...lengths].sort((a, b) => b - a),
+      "and the longest comes first",
+    );
   }
   const encode = (text: string): number[] => createBytesTokenizer().encode(text, { addSpecialTokens: false });
   const right = arcDocs.filter(({ question, choices, gold }) => {
@@ -101,7 +115,12 @@ test("a result says what was measured, on which file and how", async () => {
   assert.equal(result.task, "lambada_openai");
   assert.equal(result.version, "1.0");
   assert.equal(result.numDocs, 2);
-  assert.deepEqual(Object.keys(result.metrics), ["perplexity,none", "perplexity_stderr,none", "acc,none", "acc_stderr,none"]);
+  assert.deepEqual(Object.keys(result.metrics), [
+    "perplexity,none",
+    "perplexity_stderr,none",
+    "acc,none",
+    "acc_stderr,none",
+  ]);
   assert.deepEqual(result.higherIsBetter, { perplexity: false, acc: true });
   const content = '{"text":"one two"}\n{"text":"three four five"}';
   assert.equal(result.datasetDigest, createHash("sha256").update(content).digest("hex"));
@@ -131,13 +150,22 @@ test("the windows of a long page add up", async () => {
 });
 
 test("several tasks are evaluated one after the other, with progress from 0 to 1 and an estimate", async () => {
-  const work = workOf([await taskFile("arc_easy", arcDocs), await taskFile("lambada_openai", [{ text: "a b" }, { text: "c d" }])]);
+  const work = workOf([
+    await taskFile("arc_easy", arcDocs),
+    await taskFile("lambada_openai", [{ text: "a b" }, { text: "c d" }]),
+  ]);
   const events = await run(work);
-  assert.deepEqual(resultOf(events).results.map(({ task }) => task), ["arc_easy", "lambada_openai"]);
+  assert.deepEqual(
+    resultOf(events).results.map(({ task }) => task),
+    ["arc_easy", "lambada_openai"],
+  );
   const progress = events.filter((event) => event.type === "progress");
   const fractions = progress.map(({ fraction }) => fraction);
   assert.equal(fractions[0], 0);
-  assert.deepEqual(fractions, [...fractions].sort((a, b) => a - b));
+  assert.deepEqual(
+    fractions,
+    [...fractions].sort((a, b) => a - b),
+  );
   assert.equal(fractions.at(-1), 1);
   assert.ok(progress.some(({ etaSeconds }) => typeof etaSeconds === "number" && etaSeconds >= 0));
 });
@@ -162,7 +190,10 @@ async function samplesOf(event: WorkEvent | undefined): Promise<SampleRecord[]> 
   const [result] = (event.result as EvaluateResult).results;
   assert.deepEqual(event.blobs, [result?.samples?.blob]);
   const text = await readFile(blobPath(folder, result?.samples?.blob.digest ?? ""), "utf8");
-  const samples = text.trimEnd().split("\n").map((line) => JSON.parse(line) as SampleRecord);
+  const samples = text
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as SampleRecord);
   assert.equal(samples.length, result?.samples?.numSamples);
   return samples;
 }
@@ -171,43 +202,69 @@ test("the log has every doc in order, and its scores are those of the metrics", 
   const work = workOf([await taskFile("arc_easy", arcDocs)], { blobDir: folder });
   const events = await run(work);
   const samples = await samplesOf(events.at(-1));
-  assert.deepEqual(samples.map(({ doc_id }) => doc_id), arcDocs.map((_, i) => i));
-  assert.deepEqual(samples.map(({ gold }) => gold), arcDocs.map(({ gold }) => gold));
+  assert.deepEqual(
+    samples.map(({ doc_id }) => doc_id),
+    arcDocs.map((_, i) => i),
+  );
+  assert.deepEqual(
+    samples.map(({ gold }) => gold),
+    arcDocs.map(({ gold }) => gold),
+  );
   const right = samples.filter(({ correct }) => correct === true).length;
   assert.equal(right / 40, resultOf(events).results[0]?.metrics["acc,none"]);
   assert.ok(samples.every(({ log_likelihoods, is_greedy }) => log_likelihoods.length === 3 && is_greedy.length === 3));
 });
 
 test("more docs than one run takes give the same scores as in parts", async () => {
-  const many = Array.from({ length: 4000 }, (_, i) => ({ goal: "long ".repeat(30), sol1: `${i}`, sol2: `not ${i}`, label: i % 2 }));
+  const many = Array.from({ length: 4000 }, (_, i) => ({
+    goal: "long ".repeat(30),
+    sol1: `${i}`,
+    sol2: `not ${i}`,
+    label: i % 2,
+  }));
   const many2 = many.flatMap((doc) => [doc, { ...doc, goal: `${doc.goal}.` }]);
   const work = workOf([await taskFile("piqa", many2)], { blobDir: folder, maxLength: 200 });
   const samples = await samplesOf((await run(work)).at(-1));
   const part = workOf([await taskFile("piqa", many2.slice(7000))], { blobDir: folder, maxLength: 200 });
   const last = await samplesOf((await run(part)).at(-1));
-  assert.deepEqual(samples.slice(7000).map(({ log_likelihoods }) => log_likelihoods), last.map((one) => one.log_likelihoods));
+  assert.deepEqual(
+    samples.slice(7000).map(({ log_likelihoods }) => log_likelihoods),
+    last.map((one) => one.log_likelihoods),
+  );
 });
 
 test("examples stand before every question, and the result says how many and from where", async () => {
   const calls: (readonly ScoreRequest[])[] = [];
   const shots = await taskFile("arc_easy", arcDocs.slice(0, 5));
-  const data = { ...(await taskFile("arc_easy", [{ question: "Q", choices: ["a", "b"], gold: 0 }])), shotsPath: shots.path };
+  const data = {
+    ...(await taskFile("arc_easy", [{ question: "Q", choices: ["a", "b"], gold: 0 }])),
+    shotsPath: shots.path,
+  };
   const events = await run(workOf([data], { numFewshot: 2 }), { ...fakeModel(calls), maxLength: 2000 });
   const [result] = resultOf(events).results;
   assert.equal(result?.settings["num_fewshot"], 2);
   assert.equal(result?.settings["fewshot_split"], "train");
-  const digest = createHash("sha256").update(await readFile(shots.path)).digest("hex");
+  const digest = createHash("sha256")
+    .update(await readFile(shots.path))
+    .digest("hex");
   assert.equal(result?.settings["fewshot_digest"], digest);
   for (const { ids, start } of calls.flat()) {
     const context = String.fromCharCode(...ids.slice(0, start));
-    assert.match(context, /^Question: [^?]*\?\nAnswer: (yes|no \d|maybe)\n\nQuestion: [^?]*\?\nAnswer: .*\n\nQuestion: Q\nAnswer:$/);
+    assert.match(
+      context,
+      /^Question: [^?]*\?\nAnswer: (yes|no \d|maybe)\n\nQuestion: [^?]*\?\nAnswer: .*\n\nQuestion: Q\nAnswer:$/,
+    );
   }
 });
 
 test("work that stops or fails leaves no unfinished log", async () => {
   const controller = new AbortController();
   const work = workOf([await taskFile("arc_easy", arcDocs)], { blobDir: folder });
-  await run(work, fakeModel([], () => controller.abort()), controller.signal);
+  await run(
+    work,
+    fakeModel([], () => controller.abort()),
+    controller.signal,
+  );
   const failing: ServedModel = { ...fakeModel(), score: () => Promise.reject(new Error("out of order")) };
   await assert.rejects(run(work, failing), /out of order/);
   assert.deepEqual(await readdir(join(folder, "tmp")), []);
@@ -239,10 +296,26 @@ test("what cannot be evaluated is refused by name", async () => {
     [workOf([arc], { limit: -1 }), "invalid_request", /limit is -1/],
     [workOf([arc], { numFewshot: -1 }), "invalid_request", /num_fewshot is -1, an integer from 0 to 1000/],
     [workOf([arc], { numFewshot: 0.5 }), "invalid_request", /num_fewshot is 0.5/],
-    [workOf([arc], { numFewshot: 2 }), "dataset_invalid", /arc_easy: num_fewshot is 2 and there is no file of train.hf.jsonl or train.jsonl .*question: string.*; the train split of allenai\/ai2_arc \(ARC-Easy\)/],
-    [workOf([{ ...arc, shotsPath: join(folder, "none") }], { numFewshot: 2 }), "dataset_invalid", /cannot be read \(wanted is train.hf.jsonl/],
-    [workOf([{ ...arc, shotsPath: arc.path }], { numFewshot: 41 }), "dataset_invalid", /num_fewshot 41 draws 41 examples, the file has 40 docs/],
-    [workOf([{ task: "arc_easy", path: join(folder, "none") }]), "dataset_invalid", /arc_easy: the file cannot be read \(wanted is test.hf.jsonl or .*the test split of allenai\/ai2_arc/],
+    [
+      workOf([arc], { numFewshot: 2 }),
+      "dataset_invalid",
+      /arc_easy: num_fewshot is 2 and there is no file of train.hf.jsonl or train.jsonl .*question: string.*; the train split of allenai\/ai2_arc \(ARC-Easy\)/,
+    ],
+    [
+      workOf([{ ...arc, shotsPath: join(folder, "none") }], { numFewshot: 2 }),
+      "dataset_invalid",
+      /cannot be read \(wanted is train.hf.jsonl/,
+    ],
+    [
+      workOf([{ ...arc, shotsPath: arc.path }], { numFewshot: 41 }),
+      "dataset_invalid",
+      /num_fewshot 41 draws 41 examples, the file has 40 docs/,
+    ],
+    [
+      workOf([{ task: "arc_easy", path: join(folder, "none") }]),
+      "dataset_invalid",
+      /arc_easy: the file cannot be read \(wanted is test.hf.jsonl or .*the test split of allenai\/ai2_arc/,
+    ],
     [workOf([arc], { maxLength: 3 }), "unprocessable", /arc_easy doc 0, request 0: the continuation has 4 tokens/],
   ];
   for (const [work, code, message] of refusals) {

@@ -91,40 +91,49 @@ function expectedMetrics(name: string, run: "bos" | "nobos"): Record<string, num
   assert.ok(task);
   const limit = limits[name] ?? docsOfOthers;
   const { docs } = parseDocs(task, readBenchmark(benchmarkFiles[name] ?? ""), limit);
-  const answers = readHarnessRun(run, name).samples.slice(0, limit).map(({ resps }) =>
-    resps.map((resp) => {
-      const [logLikelihood, greedy] = typeof resp === "number" ? [resp, 0] : resp;
-      return { logLikelihood, isGreedy: greedy === 1 };
-    }),
-  );
+  const answers = readHarnessRun(run, name)
+    .samples.slice(0, limit)
+    .map(({ resps }) =>
+      resps.map((resp) => {
+        const [logLikelihood, greedy] = typeof resp === "number" ? [resp, 0] : resp;
+        return { logLikelihood, isGreedy: greedy === 1 };
+      }),
+    );
   const steps = aggregate(task, docs, answers, 0);
   let step = steps.next();
   while (!step.done) step = steps.next();
   return step.value;
 }
 
-test("stories260K measures as in lm_eval, on every task and in both profiles", needsShared(stories, benchmarks, harnessRuns), async () => {
-  await activateTfjs("wasm");
-  const { kernels } = await kernelsFor("wasm");
-  const checkpoint = withLength(resolveFolder(stories ?? ""), 2048);
-  const model = await loadServedModel(checkpoint, kernels);
-  const blobDir = mkdtempSync(join(tmpdir(), "cambium-eval-"));
-  try {
-    for (const [bos, run] of [["none", "nobos"], ["tokenizer", "bos"]] as const) {
-      const results = await measure(model, checkpoint, bos, blobDir);
-      assert.equal(results.length, goldenTasks.length);
-      for (const { task, metrics, samples } of results) {
-        assertSamples(task, run, blobDir, samples?.blob.digest ?? "");
-        const expected = expectedMetrics(task, run);
-        for (const [key, value] of Object.entries(metrics)) {
-          const wanted = expected[key];
-          const isClose = typeof wanted === "number" && Math.abs(Number(value) / wanted - 1) < 1e-4;
-          assert.ok(value === wanted || isClose, `${task} ${key} (${bos}): ${value}, ${wanted} is wanted`);
+test(
+  "stories260K measures as in lm_eval, on every task and in both profiles",
+  needsShared(stories, benchmarks, harnessRuns),
+  async () => {
+    await activateTfjs("wasm");
+    const { kernels } = await kernelsFor("wasm");
+    const checkpoint = withLength(resolveFolder(stories ?? ""), 2048);
+    const model = await loadServedModel(checkpoint, kernels);
+    const blobDir = mkdtempSync(join(tmpdir(), "cambium-eval-"));
+    try {
+      for (const [bos, run] of [
+        ["none", "nobos"],
+        ["tokenizer", "bos"],
+      ] as const) {
+        const results = await measure(model, checkpoint, bos, blobDir);
+        assert.equal(results.length, goldenTasks.length);
+        for (const { task, metrics, samples } of results) {
+          assertSamples(task, run, blobDir, samples?.blob.digest ?? "");
+          const expected = expectedMetrics(task, run);
+          for (const [key, value] of Object.entries(metrics)) {
+            const wanted = expected[key];
+            const isClose = typeof wanted === "number" && Math.abs(Number(value) / wanted - 1) < 1e-4;
+            assert.ok(value === wanted || isClose, `${task} ${key} (${bos}): ${value}, ${wanted} is wanted`);
+          }
         }
       }
+    } finally {
+      model.close();
+      rmSync(blobDir, { recursive: true, force: true });
     }
-  } finally {
-    model.close();
-    rmSync(blobDir, { recursive: true, force: true });
-  }
-});
+  },
+);

@@ -64,7 +64,10 @@ async function filesOf(name: string, { docs, train }: LoggedTask): Promise<TaskD
   return { task: name, path, ...(train ? { shotsPath: await file(`${name}.train.jsonl`, train) } : {}) };
 }
 
-async function prompts(data: TaskData, count: number): Promise<{ docs: readonly TaskDoc[]; hashes: readonly string[] }> {
+async function prompts(
+  data: TaskData,
+  count: number,
+): Promise<{ docs: readonly TaskDoc[]; hashes: readonly string[] }> {
   const task = taskOf(data.task);
   const read = await readDocs(task, data.path, null);
   const shots = await loadShots(task, data, count);
@@ -155,9 +158,7 @@ const taskHashes: Readonly<Record<string, readonly string[]>> = {
     "a5ea73eb24ab46d111fe5d21eed85b1e779c0b309d80d080c3caa21a851b6feb",
     "7ce2d112e6d6e225115c10e066ef9f2fa1d73e6a9e68c49f7d2d6235702c5f30",
   ],
-  wikitext: [
-    "233109c41076287b5ba5a338ab7b085728acacf36d237a7ab99f34fcda161641",
-  ],
+  wikitext: ["233109c41076287b5ba5a338ab7b085728acacf36d237a7ab99f34fcda161641"],
 };
 
 for (const [name, digests] of Object.entries(taskHashes)) {
@@ -190,7 +191,9 @@ test("examples are on record: split and digest of the file they were drawn from"
   assert.ok(golden);
   const data = await filesOf("sciq", golden);
   const shots = await loadShots(taskOf("sciq"), data, 2);
-  const digest = createHash("sha256").update(await readFile(data.shotsPath ?? "")).digest("hex");
+  const digest = createHash("sha256")
+    .update(await readFile(data.shotsPath ?? ""))
+    .digest("hex");
   assert.deepEqual([shots.count, shots.split, shots.digest], [2, "train", digest]);
 });
 

@@ -36,9 +36,14 @@ export interface HarnessSample {
   acc_norm?: number;
 }
 
-export function readHarnessRun(profile: "bos" | "nobos", task: string): { samples: HarnessSample[]; results: Record<string, number | string> } {
+export function readHarnessRun(
+  profile: "bos" | "nobos",
+  task: string,
+): { samples: HarnessSample[]; results: Record<string, number | string> } {
   const folder = join(harnessRuns ?? "", `stories260K-${profile}`);
-  const lines = readFileSync(join(folder, `${task}.jsonl`), "utf8").trim().split("\n");
+  const lines = readFileSync(join(folder, `${task}.jsonl`), "utf8")
+    .trim()
+    .split("\n");
   const { results } = JSON.parse(readFileSync(join(folder, "results.json"), "utf8")) as {
     results: Record<string, Record<string, number | string>>;
   };
@@ -55,7 +60,9 @@ export interface WikitextGolden {
 }
 
 export function readWikitextGolden(profile: "no-bos" | "tokenizer-default"): WikitextGolden {
-  return JSON.parse(readFileSync(join(harnessSamples ?? "", `stories260K.${profile}.wikitext.json`), "utf8")) as WikitextGolden;
+  return JSON.parse(
+    readFileSync(join(harnessSamples ?? "", `stories260K.${profile}.wikitext.json`), "utf8"),
+  ) as WikitextGolden;
 }
 
 /** Task -> the (context, continuation) pairs of its first three docs. */

@@ -23,7 +23,10 @@ function unweighted(list: readonly number[]): ScoreItem[] {
 test("the random numbers are CPython's", () => {
   // random.Random(0), three draws; also printed by any Python.
   const random = new MersenneTwister(0);
-  assert.deepEqual([random.random(), random.random(), random.random()], [0.8444218515250481, 0.7579544029403025, 0.420571580830845]);
+  assert.deepEqual(
+    [random.random(), random.random(), random.random()],
+    [0.8444218515250481, 0.7579544029403025, 0.420571580830845],
+  );
   // random.Random(1) and random.Random(99): the seed matters.
   assert.equal(new MersenneTwister(1).random(), 0.13436424411240122);
   assert.equal(new MersenneTwister(99).random(), 0.40397807494366633);

@@ -11,13 +11,17 @@ function rewrite(text: string): string {
 const documents: readonly (readonly [string, string])[] = [
   ["{}", "{}"],
   ["[]", "[]"],
-  ["{\"a\":{}, \"b\":[]}", "{\n  \"a\": {},\n  \"b\": []\n}"],
-  ["{\"b\":1,\"10\":2,\"2\":3,\"a\":[1,2.0,null,true,{\"x\":[[]]}]}",
-    "{\n  \"b\": 1,\n  \"10\": 2,\n  \"2\": 3,\n  \"a\": [\n    1,\n    2.0,\n    null,\n    true,\n    {\n      \"x\": [\n        []\n      ]\n    }\n  ]\n}"],
-  ["{\"t\":\"tab\\t quote\\\" back\\\\ slash\\/ \\u0000\\u001f\\u007f\\u0080\\u2028 \\b\\f\\n\\r \u00fc \ud83d\ude00\"}",
-    "{\n  \"t\": \"tab\\t quote\\\" back\\\\ slash/ \\u0000\\u001f\u007f\u0080\u2028 \\b\\f\\n\\r \u00fc \ud83d\ude00\"\n}"],
-  ["{\"\u00e9\":\"\\u00e9\\ud83d\\ude00\"}", "{\n  \"\u00e9\": \"\u00e9\ud83d\ude00\"\n}"],
-  ["\"just text\"", "\"just text\""],
+  ['{"a":{}, "b":[]}', '{\n  "a": {},\n  "b": []\n}'],
+  [
+    '{"b":1,"10":2,"2":3,"a":[1,2.0,null,true,{"x":[[]]}]}',
+    '{\n  "b": 1,\n  "10": 2,\n  "2": 3,\n  "a": [\n    1,\n    2.0,\n    null,\n    true,\n    {\n      "x": [\n        []\n      ]\n    }\n  ]\n}',
+  ],
+  [
+    '{"t":"tab\\t quote\\" back\\\\ slash\\/ \\u0000\\u001f\\u007f\\u0080\\u2028 \\b\\f\\n\\r \u00fc \ud83d\ude00"}',
+    '{\n  "t": "tab\\t quote\\" back\\\\ slash/ \\u0000\\u001f\u007f\u0080\u2028 \\b\\f\\n\\r \u00fc \ud83d\ude00"\n}',
+  ],
+  ['{"\u00e9":"\\u00e9\\ud83d\\ude00"}', '{\n  "\u00e9": "\u00e9\ud83d\ude00"\n}'],
+  ['"just text"', '"just text"'],
 ];
 
 const numbers: readonly (readonly [string, string])[] = [

@@ -34,7 +34,10 @@ function sha256(data: string | Uint8Array): string {
 
 test("a record has what the harness logs: hashes, likelihoods, greedy flags, gold and metrics", () => {
   const doc = { goal: "G", sol1: "one", sol2: "two three", label: 1 };
-  const made = sample("piqa", doc, [{ logLikelihood: -2, isGreedy: true }, { logLikelihood: -3, isGreedy: false }]);
+  const made = sample("piqa", doc, [
+    { logLikelihood: -2, isGreedy: true },
+    { logLikelihood: -3, isGreedy: false },
+  ]);
   assert.deepEqual(made, {
     doc_id: 0,
     doc_hash: sha256('{\n  "goal": "G",\n  "sol1": "one",\n  "sol2": "two three",\n  "label": 1\n}'),
@@ -58,7 +61,10 @@ test("tasks without choices have no gold, those without accuracy are neither rig
 });
 
 test("a model that has diverged leaves a log that is JSON", () => {
-  const results = [{ logLikelihood: Number.NaN, isGreedy: false }, { logLikelihood: -Infinity, isGreedy: false }];
+  const results = [
+    { logLikelihood: Number.NaN, isGreedy: false },
+    { logLikelihood: -Infinity, isGreedy: false },
+  ];
   const made = sample("piqa", { goal: "G", sol1: "a", sol2: "b", label: 0 }, results);
   assert.deepEqual((JSON.parse(JSON.stringify(made)) as SampleRecord).log_likelihoods, ["NaN", "-Infinity"]);
 });
@@ -88,7 +94,10 @@ test("a log longer than its buffer becomes one blob under its digest, a line a s
   const bytes = await readFile(blobPath(folder, blob.digest));
   assert.deepEqual([numSamples, bytes.length, sha256(bytes)], [2000, blob.sizeBytes, blob.digest]);
   const lines = bytes.toString("utf8").trimEnd().split("\n");
-  assert.deepEqual(lines.map((line) => (JSON.parse(line) as SampleRecord).doc_id), lines.map((_, i) => i));
+  assert.deepEqual(
+    lines.map((line) => (JSON.parse(line) as SampleRecord).doc_id),
+    lines.map((_, i) => i),
+  );
 });
 
 test("a log that is dropped leaves nothing behind", async () => {

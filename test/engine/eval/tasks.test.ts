@@ -62,20 +62,24 @@ test("every task has the docs its dataset says it has", needsShared(benchmarks),
   for (const { name, dataset } of goldenTasks) assert.equal(docsOf(name).length, dataset.numDocs, name);
 });
 
-test("the first prompts of every task equal the harness's, to the character", needsShared(benchmarks, harnessSamples), () => {
-  const prompts = readFirstPrompts();
-  let compared = 0;
-  for (const { name } of goldenTasks) {
-    for (const [index, expected] of (prompts.get(name) ?? []).entries()) {
-      const doc = docsOf(name)[index];
-      assert.ok(doc);
-      if (name === "wikitext") continue;
-      assert.deepEqual(pairs(doc), expected, `${name} doc ${index}`);
-      compared++;
+test(
+  "the first prompts of every task equal the harness's, to the character",
+  needsShared(benchmarks, harnessSamples),
+  () => {
+    const prompts = readFirstPrompts();
+    let compared = 0;
+    for (const { name } of goldenTasks) {
+      for (const [index, expected] of (prompts.get(name) ?? []).entries()) {
+        const doc = docsOf(name)[index];
+        assert.ok(doc);
+        if (name === "wikitext") continue;
+        assert.deepEqual(pairs(doc), expected, `${name} doc ${index}`);
+        compared++;
+      }
     }
-  }
-  assert.equal(compared, 21, "seven tasks of three docs");
-});
+    assert.equal(compared, 21, "seven tasks of three docs");
+  },
+);
 
 test("the target of every doc equals the one the harness logged", needsShared(benchmarks, harnessRuns), () => {
   for (const { name } of goldenTasks) {
@@ -159,7 +163,10 @@ test("builders and detokeniser equal the harness's functions on awkward docs", n
   assert.equal(pairs(parseOne("sciq", { ...sciq, support: " \n S. " }))[0]?.[0], golden.sciq.ws);
   const sentence = "Ann beat Sue because _ was faster. ";
   const winogrande = parseOne("winogrande", { sentence, option1: "Ann", option2: "Sue", answer: "1" });
-  assert.deepEqual(pairs(winogrande), golden.winogrande.ctxs.map((c: string) => [c, golden.winogrande.cont]));
+  assert.deepEqual(
+    pairs(winogrande),
+    golden.winogrande.ctxs.map((c: string) => [c, golden.winogrande.cont]),
+  );
   const logiqa = { context: "P.", question: "Q?", options: ["w", "x", "y", "z"], label: "c\n" };
   const logiqaDoc = parseOne("logiqa", logiqa);
   assert.equal(pairs(logiqaDoc)[0]?.[0], golden.logiqa.ctx);
@@ -213,24 +220,47 @@ const lies: readonly [task: string, doc: unknown, message: RegExp][] = [
   ["boolq", { passage: "", question: "", label: true }, /field "label" is true/],
   ["boolq", { passage: "", question: "", label: -1 }, /field "label" is -1/],
   ["boolq", { question: "", label: 0 }, /field "passage" missing/],
-  ["openbookqa", { question_stem: "", choices: { text: ["a", "b"], label: ["A", "B"] }, answerKey: "E" }, /"answerKey" is "E"/],
+  [
+    "openbookqa",
+    { question_stem: "", choices: { text: ["a", "b"], label: ["A", "B"] }, answerKey: "E" },
+    /"answerKey" is "E"/,
+  ],
   ["openbookqa", { question_stem: "", choices: ["a", "b"], answerKey: "A" }, /field "choices" is not an object/],
   ["openbookqa", { choices: { text: ["a", "b"], label: ["A", "B"] }, answerKey: "A" }, /field "question_stem" missing/],
-  ["hellaswag", { activity_label: "", ctx_a: "", ctx_b: "", endings: ["", "", ""], label: "0" }, /"endings" has 3 entries, 4 to 4/],
-  ["hellaswag", { activity_label: "", ctx_a: "", ctx_b: "", endings: ["", "", "", ""], label: "" }, /field "label" is "", a digit from 0 to 3/],
-  ["hellaswag", { activity_label: "", ctx_a: "", ctx_b: "", endings: ["", "", "", ""], label: "4" }, /field "label" is "4"/],
-  ["hellaswag", { activity_label: "", ctx_a: "", ctx_b: "", endings: ["", "", "", ""], label: 1.5 }, /field "label" is 1.5/],
+  [
+    "hellaswag",
+    { activity_label: "", ctx_a: "", ctx_b: "", endings: ["", "", ""], label: "0" },
+    /"endings" has 3 entries, 4 to 4/,
+  ],
+  [
+    "hellaswag",
+    { activity_label: "", ctx_a: "", ctx_b: "", endings: ["", "", "", ""], label: "" },
+    /field "label" is "", a digit from 0 to 3/,
+  ],
+  [
+    "hellaswag",
+    { activity_label: "", ctx_a: "", ctx_b: "", endings: ["", "", "", ""], label: "4" },
+    /field "label" is "4"/,
+  ],
+  [
+    "hellaswag",
+    { activity_label: "", ctx_a: "", ctx_b: "", endings: ["", "", "", ""], label: 1.5 },
+    /field "label" is 1.5/,
+  ],
   ["hellaswag", { activity_label: "", ctx_a: "", endings: ["", "", "", ""], label: "0" }, /field "ctx_b" missing/],
 ];
 
 for (const [name, doc, message] of lies) {
   test(`a doc of ${name} is refused: ${message.source}`, () => {
-    assert.throws(() => parseOne(name, doc), (error: unknown) => {
-      assert.ok(error instanceof CodedError);
-      assert.equal(error.code, "dataset_invalid");
-      assert.match(error.message, message);
-      return true;
-    });
+    assert.throws(
+      () => parseOne(name, doc),
+      (error: unknown) => {
+        assert.ok(error instanceof CodedError);
+        assert.equal(error.code, "dataset_invalid");
+        assert.match(error.message, message);
+        return true;
+      },
+    );
   });
 }
 
@@ -241,10 +271,15 @@ test("a text of brackets that never close is read in linear time", () => {
 });
 
 test("a page of marks that never close is read in linear time", () => {
-  for (const page of [`(${" ".repeat(1_000_000)}`, "( ".repeat(500_000), "[".repeat(1_000_000), `${" ".repeat(1_000_000)}x`]) {
+  for (const page of [
+    `(${" ".repeat(1_000_000)}`,
+    "( ".repeat(500_000),
+    "[".repeat(1_000_000),
+    `${" ".repeat(1_000_000)}x`,
+  ]) {
     assert.equal(detokenizeWikitext(page).length > 0, true);
   }
-  assert.equal(detokenizeWikitext("( a ( b ) c ) [\u0085d\n] \" e \" {  } x"), "(a ( b) c ) [d] \"e\" {} x");
+  assert.equal(detokenizeWikitext('( a ( b ) c ) [\u0085d\n] " e " {  } x'), '(a ( b) c ) [d] "e" {} x');
 });
 
 test("what a line may hold is bounded", () => {
@@ -258,7 +293,10 @@ test("fields that a prototype has are not taken for fields", () => {
 });
 
 test("the message names the line of the file, blank lines counted", () => {
-  assert.throws(() => parseDocs(task("wikitext"), '{"page": "a"}\n\n{"page": "b"\n', null), /wikitext line 3: .* an object/);
+  assert.throws(
+    () => parseDocs(task("wikitext"), '{"page": "a"}\n\n{"page": "b"\n', null),
+    /wikitext line 3: .* an object/,
+  );
 });
 
 test("a limit takes the first docs: a number, or below 1 a fraction rounded up", () => {

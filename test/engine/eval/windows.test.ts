@@ -25,7 +25,10 @@ test("the scored tokens are the text, once and in order, whatever the lengths", 
   for (let count = 0; count <= 40; count++) {
     for (let maxLength = 1; maxLength <= 12; maxLength++) {
       const windows = rollingWindows(range(count), -1, maxLength);
-      assert.deepEqual(windows.flatMap((w) => w.continuation), range(count));
+      assert.deepEqual(
+        windows.flatMap((w) => w.continuation),
+        range(count),
+      );
       for (const { context, continuation } of windows) {
         assert.ok(context.length >= 1);
         assert.ok(context.length + continuation.length <= maxLength + 1, "fits the model");

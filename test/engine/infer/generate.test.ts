@@ -59,7 +59,14 @@ function greedyAfter(context: readonly number[]): number {
 }
 
 const plain: GenerateRequest = {
-  promptIds: [1, 2, 3], maxTokens: 4, temperature: 0, topP: 1, seed: 0, stopIds: [], logprobs: null, echo: false,
+  promptIds: [1, 2, 3],
+  maxTokens: 4,
+  temperature: 0,
+  topP: 1,
+  seed: 0,
+  stopIds: [],
+  logprobs: null,
+  echo: false,
 };
 
 async function collect(decoder: Decoder, request: GenerateRequest, signal?: AbortSignal): Promise<GenerateEvent[]> {
@@ -85,7 +92,15 @@ test("greedy decoding computes the prompt once and then one token a step", async
   while (expected.length < 4) expected.push(greedyAfter([1, 2, 3, ...expected]));
   assert.deepEqual(idsOf(events), expected);
   assert.deepEqual(endOf(events), { type: "end", reason: "length", stopToken: null });
-  assert.deepEqual(decoder.calls.map(({ ids, rows }) => [ids.length, rows]), [[3, 1], [1, 1], [1, 1], [1, 1]]);
+  assert.deepEqual(
+    decoder.calls.map(({ ids, rows }) => [ids.length, rows]),
+    [
+      [3, 1],
+      [1, 1],
+      [1, 1],
+      [1, 1],
+    ],
+  );
   assert.equal(decoder.open, 0, "the cache is given back");
 });
 
@@ -138,10 +153,19 @@ test("a prompt of maxLength + 1 tokens with echo gives prompt + 1 entries, the n
 test("max_tokens 0 scores the prompt, generates nothing and does not compute the last token", async () => {
   const decoder = tableDecoder();
   const events = await collect(decoder, { ...plain, maxTokens: 0, logprobs: 1, echo: true });
-  assert.deepEqual(events.map((event) => event.type), ["prompt", "end"]);
-  assert.deepEqual(decoder.calls.map((call) => call.ids), [[1, 2]]);
+  assert.deepEqual(
+    events.map((event) => event.type),
+    ["prompt", "end"],
+  );
+  assert.deepEqual(
+    decoder.calls.map((call) => call.ids),
+    [[1, 2]],
+  );
   const nothing = tableDecoder();
-  assert.deepEqual((await collect(nothing, { ...plain, maxTokens: 0 })).map((event) => event.type), ["end"]);
+  assert.deepEqual(
+    (await collect(nothing, { ...plain, maxTokens: 0 })).map((event) => event.type),
+    ["end"],
+  );
   assert.equal(nothing.calls.length, 0);
 });
 
@@ -209,7 +233,10 @@ test("a score sums the continuation's log-probabilities and knows whether each w
   ];
   const signal = new AbortController().signal;
   const together = await score(decoder, requests, signal);
-  assert.deepEqual(together.map((result) => result.isGreedy), [true, false, false]);
+  assert.deepEqual(
+    together.map((result) => result.isGreedy),
+    [true, false, false],
+  );
   for (const [index, { ids, start }] of requests.entries()) {
     let expected = 0;
     for (let i = start; i < ids.length; i++) {
@@ -225,7 +252,10 @@ test("a score sums the continuation's log-probabilities and knows whether each w
 
 test("steps cover every id once, and logits of a step are bounded for any vocabulary", () => {
   const ids = Array.from({ length: 700 }, (_, i) => i);
-  assert.deepEqual([...steps(ids, maxStepTokens)].flatMap(({ part }) => part), ids);
+  assert.deepEqual(
+    [...steps(ids, maxStepTokens)].flatMap(({ part }) => part),
+    ids,
+  );
   for (const size of [2, 512, 32_000, 128_256, 4_000_000]) {
     assert.ok(stepTokensWithLogits(size) >= 1);
     assert.ok(stepTokensWithLogits(size) * size <= maxStepLogits || stepTokensWithLogits(size) === 1);

@@ -60,9 +60,20 @@ async function withModel(
   assert.equal(tf.memory().numTensors, numTensors, "no tensor is left behind");
 }
 
-async function run(model: ServedModel, change: Partial<GenerateRequest>): Promise<{ ids: number[]; prompt: (TokenLogprobs | null)[] }> {
+async function run(
+  model: ServedModel,
+  change: Partial<GenerateRequest>,
+): Promise<{ ids: number[]; prompt: (TokenLogprobs | null)[] }> {
   const request: GenerateRequest = {
-    promptIds: [1], maxTokens: 16, temperature: 0, topP: 1, seed: 0, stopIds: [], logprobs: null, echo: false, ...change,
+    promptIds: [1],
+    maxTokens: 16,
+    temperature: 0,
+    topP: 1,
+    seed: 0,
+    stopIds: [],
+    logprobs: null,
+    echo: false,
+    ...change,
   };
   const ids: number[] = [];
   let prompt: (TokenLogprobs | null)[] = [];
@@ -81,26 +92,34 @@ for (const [name, backend] of [
 ] as const) {
   const folder = sharedData("checkpoints", name);
   const goldenPath = sharedData("golden", "hf", "logits", `${name}.json`);
-  test(`${name} on ${backend}: greedy tokens and prompt log-probabilities are those of transformers`, needsShared(folder, goldenPath), async () => {
-    const golden = JSON.parse(readFileSync(goldenPath!, "utf8")) as { prompts: GoldenPrompt[] };
-    const logits = readGolden(goldenPath!.replace(/\.json$/, ".logits.safetensors"));
-    await withModel(folder!, async (model) => {
-      for (const { name: prompt, input_ids, greedy, greedy_margin } of golden.prompts.slice(0, 2)) {
-        const tie = greedy_margin.findIndex((margin) => margin < 1e-3);
-        const compared = tie < 0 ? greedy.length : tie;
-        const made = await run(model, { promptIds: input_ids, maxTokens: compared, echo: true, logprobs: 3 });
-        assert.deepEqual(made.ids, greedy.slice(0, compared), `greedy ids after ${prompt}`);
-        const values = logits.get(prompt)!.values;
-        for (let i = 1; i < input_ids.length; i++) {
-          const row = values.subarray((i - 1) * model.vocabSize, i * model.vocabSize);
-          let sum = 0;
-          for (const x of row) sum += Math.exp(x);
-          const expected = row[input_ids[i]!]! - Math.log(sum);
-          assert.ok(Math.abs(made.prompt[i]!.logprob - expected) < 1e-3, `${prompt} position ${i}`);
-        }
-      }
-    }, backend);
-  });
+  test(
+    `${name} on ${backend}: greedy tokens and prompt log-probabilities are those of transformers`,
+    needsShared(folder, goldenPath),
+    async () => {
+      const golden = JSON.parse(readFileSync(goldenPath!, "utf8")) as { prompts: GoldenPrompt[] };
+      const logits = readGolden(goldenPath!.replace(/\.json$/, ".logits.safetensors"));
+      await withModel(
+        folder!,
+        async (model) => {
+          for (const { name: prompt, input_ids, greedy, greedy_margin } of golden.prompts.slice(0, 2)) {
+            const tie = greedy_margin.findIndex((margin) => margin < 1e-3);
+            const compared = tie < 0 ? greedy.length : tie;
+            const made = await run(model, { promptIds: input_ids, maxTokens: compared, echo: true, logprobs: 3 });
+            assert.deepEqual(made.ids, greedy.slice(0, compared), `greedy ids after ${prompt}`);
+            const values = logits.get(prompt)!.values;
+            for (let i = 1; i < input_ids.length; i++) {
+              const row = values.subarray((i - 1) * model.vocabSize, i * model.vocabSize);
+              let sum = 0;
+              for (const x of row) sum += Math.exp(x);
+              const expected = row[input_ids[i]!]! - Math.log(sum);
+              assert.ok(Math.abs(made.prompt[i]!.logprob - expected) < 1e-3, `${prompt} position ${i}`);
+            }
+          }
+        },
+        backend,
+      );
+    },
+  );
 }
 
 const text = sharedData("golden", "llama2c", "stories260K.expected.txt");
@@ -130,7 +149,10 @@ test("log-likelihoods are those of lm-evaluation-harness", needsShared(stories, 
     const scores = await model.score(requests, signal);
     for (const [i, line] of golden.entries()) {
       const [[ll, greedy]] = (JSON.parse(line) as { resps: [[number, number]] }).resps;
-      assert.ok(Math.abs(scores[i]!.logLikelihood - ll) < scoreTolerance, `doc ${i}: ${scores[i]!.logLikelihood}, ${ll} wanted`);
+      assert.ok(
+        Math.abs(scores[i]!.logLikelihood - ll) < scoreTolerance,
+        `doc ${i}: ${scores[i]!.logLikelihood}, ${ll} wanted`,
+      );
       assert.equal(scores[i]!.isGreedy, greedy === 1, `doc ${i}`);
     }
     assert.deepEqual(await model.score([requests[5]!], signal), [scores[5]], "alone as in company");
@@ -149,7 +171,13 @@ test("scoring a prompt by echo and by score gives the same numbers", needsShared
 
 test("generating together gives each request the text it gets alone", needsShared(stories), async () => {
   await withModel(stories!, async (model) => {
-    const requests = [1, 2, 3, 4].map((seed) => ({ promptIds: [1, 400 + seed], maxTokens: 24, temperature: 1, topP: 0.9, seed }));
+    const requests = [1, 2, 3, 4].map((seed) => ({
+      promptIds: [1, 400 + seed],
+      maxTokens: 24,
+      temperature: 1,
+      topP: 0.9,
+      seed,
+    }));
     const alone: number[][] = [];
     for (const request of requests) alone.push((await run(model, request)).ids);
     const together = await Promise.all(requests.map(async (request) => (await run(model, request)).ids));
@@ -164,7 +192,16 @@ test("tensors stay flat over generations, of which some are left early, and over
   const numTensors = tf.memory().numTensors;
   for (let seed = 0; seed < 20; seed++) {
     const controller = new AbortController();
-    const request = { promptIds: [256, 72], maxTokens: 6, temperature: 1, topP: 1, seed, stopIds: [], logprobs: 2, echo: true };
+    const request = {
+      promptIds: [256, 72],
+      maxTokens: 6,
+      temperature: 1,
+      topP: 1,
+      seed,
+      stopIds: [],
+      logprobs: 2,
+      echo: true,
+    };
     try {
       for await (const event of model.generate(request, controller.signal)) {
         if (event.type === "token" && seed % 4 === 1) break;
@@ -173,7 +210,13 @@ test("tensors stay flat over generations, of which some are left early, and over
     } catch {
       assert.equal(seed % 4, 2);
     }
-    await model.score([{ ids: [256, 1, 2, seed], start: 2 }, { ids: [256, 1, 2, 5], start: 2 }], signal);
+    await model.score(
+      [
+        { ids: [256, 1, 2, seed], start: 2 },
+        { ids: [256, 1, 2, 5], start: 2 },
+      ],
+      signal,
+    );
     assert.equal(tf.memory().numTensors, numTensors, `after round ${seed}`);
   }
   model.close();

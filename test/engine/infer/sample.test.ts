@@ -14,9 +14,15 @@ test("draws follow the softmax at the temperature", () => {
   const logits = Float32Array.of(Math.log(1), Math.log(2), Math.log(5));
   const at = (temperature: number, topP: number, u: number): number => sample(logits, { temperature, topP }, () => u);
   // Masses 1/8, 2/8, 5/8 in order of id.
-  assert.deepEqual([0, 0.12, 0.13, 0.37, 0.38, 0.999].map((u) => at(1, 1, u)), [0, 0, 1, 1, 2, 2]);
+  assert.deepEqual(
+    [0, 0.12, 0.13, 0.37, 0.38, 0.999].map((u) => at(1, 1, u)),
+    [0, 0, 1, 1, 2, 2],
+  );
   // At temperature 1/2 the weights are squared: 1, 4, 25 of 30.
-  assert.deepEqual([0.03, 0.04, 0.16, 0.17].map((u) => at(0.5, 1, u)), [0, 1, 1, 2]);
+  assert.deepEqual(
+    [0.03, 0.04, 0.16, 0.17].map((u) => at(0.5, 1, u)),
+    [0, 1, 1, 2],
+  );
 });
 
 test("the nucleus is the smallest set of most probable ids whose mass reaches top_p", () => {
@@ -24,13 +30,19 @@ test("the nucleus is the smallest set of most probable ids whose mass reaches to
   const at = (topP: number, u: number): number => sample(logits, { temperature: 1, topP }, () => u);
   for (const u of [0, 0.5, 0.999999]) assert.equal(at(0.5, u), 2, "5/8 reaches 0.5 alone");
   // 5/8 + 2/8 reaches 0.8: ids 2 and 1, renormalised to 5/7 and 2/7.
-  assert.deepEqual([0, 0.71, 0.72, 0.999].map((u) => at(0.8, u)), [2, 2, 1, 1]);
+  assert.deepEqual(
+    [0, 0.71, 0.72, 0.999].map((u) => at(0.8, u)),
+    [2, 2, 1, 1],
+  );
   assert.equal(at(1e-9, 0.999), 2, "one id always stays");
 });
 
 test("a draw at the upper edge never picks an id without mass", () => {
   const logits = Float32Array.of(0, 0, -1e30);
-  assert.equal(sample(logits, { temperature: 1, topP: 1 }, () => 1 - 2 ** -53), 1);
+  assert.equal(
+    sample(logits, { temperature: 1, topP: 1 }, () => 1 - 2 ** -53),
+    1,
+  );
 });
 
 test("log-probabilities are float32 values of one float64 sum, equal wherever reported", () => {
@@ -39,7 +51,10 @@ test("log-probabilities are float32 values of one float64 sum, equal wherever re
   const entry = tokenLogprobs(logits, 2, 4);
   assert.ok(Math.abs(entry.logprob - (3.75 - Math.log(sum))) < 1e-6);
   assert.equal(Math.fround(entry.logprob), entry.logprob);
-  assert.deepEqual(entry.top.map(([id]) => id), [2, 3, 0, 1]);
+  assert.deepEqual(
+    entry.top.map(([id]) => id),
+    [2, 3, 0, 1],
+  );
   assert.equal(entry.top[0]?.[1], entry.logprob);
   const stats = rowStats(logits);
   const mass = [0, 1, 2, 3].reduce((total, id) => total + Math.exp(logprobOf(logits, stats, id)), 0);

@@ -6,7 +6,14 @@ import type { JsonObject } from "../../../src/ops/manifest.ts";
 import type { GrowthRequest } from "../../../src/engine/jobs/requests.ts";
 import { importOf, openTestBed, type TestBed } from "./harness.ts";
 
-const fitted = { dataset: "words", fit_steps: 3, batch_tokens: 64, sequence_length: 16, learning_rate: 0.01, backend: "wasm" };
+const fitted = {
+  dataset: "words",
+  fit_steps: 3,
+  batch_tokens: 64,
+  sequence_length: 16,
+  learning_rate: 0.01,
+  backend: "wasm",
+};
 
 function growthOf(params: JsonObject, more: Partial<GrowthRequest> = {}): GrowthRequest {
   return { checkpoint: "base", operator: "learn", axis: "depth", factor: 2, params, ...more };
@@ -19,7 +26,12 @@ describe("a learned growth", () => {
     const { queue } = bed.services;
     await bed.until((await queue.submit("checkpoint_import", importOf("", "base"))).id, "succeeded");
     const text = Array.from({ length: 40 }, (_, line) => `line ${line} says that ${line % 7} is not ${line % 5}`);
-    const job = await queue.submit("dataset_build", { name: "words", source: { type: "text", text }, tokenizer: "bytes", validation_fraction: 0.1 });
+    const job = await queue.submit("dataset_build", {
+      name: "words",
+      source: { type: "text", text },
+      tokenizer: "bytes",
+      validation_fraction: 0.1,
+    });
     await bed.until(job.id, "succeeded");
   });
   after(() => bed.dispose());
@@ -40,7 +52,8 @@ describe("a learned growth", () => {
     const blobs = new Set(grown.manifest.tensors.map(({ blob }) => blob));
     const old = new Set(base.manifest.tensors.map(({ blob }) => blob));
     assert.equal([...blobs].filter((blob) => !old.has(blob)).length, 1);
-    const embedding = (row_: typeof base) => row_.manifest.tensors.find(({ name }) => name === "model.embed_tokens.weight")!;
+    const embedding = (row_: typeof base) =>
+      row_.manifest.tensors.find(({ name }) => name === "model.embed_tokens.weight")!;
     assert.deepEqual(embedding(grown), embedding(base), "what depth growth does not touch is shared");
     const fit = (grown.receipt as JsonObject)["fit"] as JsonObject;
     assert.deepEqual([fit["steps"], fit["tokens"], fit["backend"], fit["dataset"]], [3, 192, "wasm", dataset.id]);
@@ -69,7 +82,10 @@ describe("a learned growth", () => {
     }
     await queue.pause(job.id);
     const paused = await bed.until(job.id, "paused");
-    assert.ok(paused.resume !== null && paused.resume.step > 0 && paused.resume.step < 200, String(paused.resume?.step));
+    assert.ok(
+      paused.resume !== null && paused.resume.step > 0 && paused.resume.step < 200,
+      String(paused.resume?.step),
+    );
     await queue.resume(job.id);
     const row = await bed.until(job.id, "succeeded");
     const digestOf = async (result: unknown): Promise<string> =>

@@ -15,6 +15,7 @@ import type { CheckpointRow } from "../../../src/engine/store/types.ts";
 import { needsPostgres, startPostgres } from "../../helpers/postgres.ts";
 import { temporaryFolder } from "../store/fixtures.ts";
 import { importOf, openTestBed, testSettings, type TestBed } from "./harness.ts";
+import { computeEnvironment } from "../../../src/engine/settings.ts";
 
 const steps = 60;
 const batchTokens = 256;
@@ -184,7 +185,8 @@ describe("a training on PostgreSQL with two workers", needsPostgres(), () => {
     const { queue, store, runner } = bed.services;
     const entry = fileURLToPath(new URL("../../../src/engine/worker.ts", import.meta.url));
     const environment = {
-      PATH: process.env["PATH"] ?? "",
+      // what a compute process inherits, for here it decides the bytes: the test compares with this process's own run
+      ...computeEnvironment(),
       DATA_DIR: dataDir,
       DATABASE_URL: databaseUrl,
       LOG_LEVEL: "silent",

@@ -91,7 +91,13 @@ function slope(one: KernelCase, values: readonly Values[], dy: Values, input: nu
   return (along(differenceStep) - along(-differenceStep)) / (2 * differenceStep);
 }
 
-function checkGradient(grad: ArrayLike<number>, input: number, values: readonly Values[], one: KernelCase, dy: Values): void {
+function checkGradient(
+  grad: ArrayLike<number>,
+  input: number,
+  values: readonly Values[],
+  one: KernelCase,
+  dy: Values,
+): void {
   const size = values[input]!.length;
   const largest = Array.from(grad).reduce((max, g) => Math.max(max, Math.abs(g)), 1);
   for (let probe = 0; probe < Math.min(probes, size); probe++) {

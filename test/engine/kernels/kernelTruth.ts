@@ -6,7 +6,14 @@
 export type Values = Float64Array;
 
 /** y[R,O] = x[R,I] w[O,I]^T + b. */
-export function linearTruth(x: Values, w: Values, b: Values | null, rows: number, inputs: number, outputs: number): Values {
+export function linearTruth(
+  x: Values,
+  w: Values,
+  b: Values | null,
+  rows: number,
+  inputs: number,
+  outputs: number,
+): Values {
   const y = new Float64Array(rows * outputs);
   for (let r = 0; r < rows; r++) {
     for (let o = 0; o < outputs; o++) {
@@ -122,7 +129,15 @@ export interface AdamwTruth {
 export function adamwTruth(
   state: AdamwTruth,
   grad: Values,
-  options: { learningRate: number; beta1: number; beta2: number; eps: number; weightDecay: number; gradScale: number; step: number },
+  options: {
+    learningRate: number;
+    beta1: number;
+    beta2: number;
+    eps: number;
+    weightDecay: number;
+    gradScale: number;
+    step: number;
+  },
 ): AdamwTruth {
   const { learningRate, beta1, beta2, eps, weightDecay, gradScale, step } = options;
   const m = state.m.map((old, i) => beta1 * old + (1 - beta1) * grad[i]! * gradScale);

@@ -54,7 +54,10 @@ export function nonFiniteContract(title: string, kernels: () => Promise<Kernels>
     for (const bad of [NaN, Infinity]) {
       const y = tf.tidy(() => k.linear(withOne(3, 9, -1, 0), withOne(11, 9, 20, bad)));
       for (const row of await rowsOf(y, 11)) {
-        assert.deepEqual(row.map(Number.isFinite), Array.from({ length: 11 }, (_, o) => o !== 2));
+        assert.deepEqual(
+          row.map(Number.isFinite),
+          Array.from({ length: 11 }, (_, o) => o !== 2),
+        );
       }
       const dx = tf.tidy(() => {
         const w = withOne(11, 9, 20, bad);
@@ -66,10 +69,16 @@ export function nonFiniteContract(title: string, kernels: () => Promise<Kernels>
 
   test(`${title}: attention carries NaN of a query, and of a key to the queries that see it`, async () => {
     const k = await kernels();
-    const run = (q: number, key: number): tf.Tensor => tf.tidy(() => {
-      const shape: [number, number, number, number] = [1, 5, 1, 4];
-      return k.causalAttention(withOne(5, 4, q, NaN).reshape(shape), withOne(5, 4, key, NaN, 6).reshape(shape), withOne(5, 4, -1, 0, 7).reshape(shape), 0);
-    });
+    const run = (q: number, key: number): tf.Tensor =>
+      tf.tidy(() => {
+        const shape: [number, number, number, number] = [1, 5, 1, 4];
+        return k.causalAttention(
+          withOne(5, 4, q, NaN).reshape(shape),
+          withOne(5, 4, key, NaN, 6).reshape(shape),
+          withOne(5, 4, -1, 0, 7).reshape(shape),
+          0,
+        );
+      });
     assert.deepEqual(marked(await rowsOf(run(9, -1), 4)), [false, false, true, false, false]);
     assert.deepEqual(marked(await rowsOf(run(-1, 9), 4)), [false, false, true, true, true]);
   });
@@ -77,7 +86,9 @@ export function nonFiniteContract(title: string, kernels: () => Promise<Kernels>
   test(`${title}: keys and values behind the last query's position are never read`, async () => {
     const k = await kernels();
     const y = tf.tidy(() => {
-      const cache = withOne(7, 4, -1, 0).concat(tf.fill([3, 4], NaN)).reshape([1, 10, 1, 4]) as tf.Tensor4D;
+      const cache = withOne(7, 4, -1, 0)
+        .concat(tf.fill([3, 4], NaN))
+        .reshape([1, 10, 1, 4]) as tf.Tensor4D;
       return k.causalAttention(withOne(2, 4, -1, 0, 8).reshape([1, 2, 1, 4]), cache, cache, 5);
     });
     assert.deepEqual(marked(await rowsOf(y, 4)), [false, false]);
@@ -112,8 +123,20 @@ export function nonFiniteContract(title: string, kernels: () => Promise<Kernels>
     for (const bad of [NaN, Infinity]) {
       const x = withOne(3, 9, 11, bad);
       assert.ok(!Number.isFinite(await k.sumOfSquares([x])));
-      const [w, m, v] = [0, 1, 2].map(() => tf.tidy(() => tf.variable(tf.zeros([3, 9])))) as [tf.Variable, tf.Variable, tf.Variable];
-      k.adamw(w, x, m, v, { learningRate: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0, gradScale: 1, step: 1 });
+      const [w, m, v] = [0, 1, 2].map(() => tf.tidy(() => tf.variable(tf.zeros([3, 9])))) as [
+        tf.Variable,
+        tf.Variable,
+        tf.Variable,
+      ];
+      k.adamw(w, x, m, v, {
+        learningRate: 0.1,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weightDecay: 0,
+        gradScale: 1,
+        step: 1,
+      });
       assert.equal(Array.from(await w.data()).filter((value) => !Number.isFinite(value)).length, 1);
       tf.dispose([x, w, m, v]);
     }

@@ -23,16 +23,28 @@ export function optimizerContract(title: string, kernels: () => Promise<Kernels>
     const before = tf.memory().numTensors;
     const [rows, inputs, outputs] = [9, 12, 10];
     const x = tf.tensor2d(Float32Array.from(sample(rows * inputs, 1)), [rows, inputs]);
-    const w = tf.tidy(() => tf.variable(tf.tensor2d(Float32Array.from(sample(outputs * inputs, 2)), [outputs, inputs]), true));
+    const w = tf.tidy(() =>
+      tf.variable(tf.tensor2d(Float32Array.from(sample(outputs * inputs, 2)), [outputs, inputs]), true),
+    );
     const m = tf.tidy(() => tf.variable(tf.zerosLike(w), false));
     const v = tf.tidy(() => tf.variable(tf.zerosLike(w), false));
     const value = (): tf.Tensor2D => k.linear(x, w as unknown as tf.Tensor2D);
-    const both = (): { value: tf.Tensor; grads: tf.Tensor[] } => tf.valueAndGrads((a: tf.Tensor, b: tf.Tensor) =>
-      tf.sum(tf.square(k.linear(a as tf.Tensor2D, b as tf.Tensor2D))))([x, w]);
+    const both = (): { value: tf.Tensor; grads: tf.Tensor[] } =>
+      tf.valueAndGrads((a: tf.Tensor, b: tf.Tensor) => tf.sum(tf.square(k.linear(a as tf.Tensor2D, b as tf.Tensor2D))))(
+        [x, w],
+      );
     tf.dispose(tf.tidy(value));
     tf.dispose(tf.tidy(() => both().grads));
     const grad = tf.tensor2d(Float32Array.from(sample(outputs * inputs, 3)), [outputs, inputs]);
-    k.adamw(w, grad, m, v, { learningRate: 0.5, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0, gradScale: 1, step: 1 });
+    k.adamw(w, grad, m, v, {
+      learningRate: 0.5,
+      beta1: 0.9,
+      beta2: 0.99,
+      eps: 1e-8,
+      weightDecay: 0,
+      gradScale: 1,
+      step: 1,
+    });
     const now = Float64Array.from(await w.data());
     const xs = sample(rows * inputs, 1);
     const wanted = linearTruth(xs, now, null, rows, inputs, outputs);
@@ -73,7 +85,15 @@ async function checkAdamw(k: Kernels, shape: number[], weightDecay: number): Pro
   const m = tf.tidy(() => tf.variable(tf.zeros(shape), false));
   const v = tf.tidy(() => tf.variable(tf.zeros(shape), false));
   for (let step = 1; step <= updates; step++) {
-    const options = { learningRate: 0.02 * step, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay, gradScale: 0.37, step };
+    const options = {
+      learningRate: 0.02 * step,
+      beta1: 0.9,
+      beta2: 0.95,
+      eps: 1e-8,
+      weightDecay,
+      gradScale: 0.37,
+      step,
+    };
     const values = sample(size, step + 10);
     const grad = tf.tensor(Float32Array.from(values), shape);
     k.adamw(w, grad, m, v, options);

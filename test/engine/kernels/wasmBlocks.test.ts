@@ -27,7 +27,11 @@ function tensor(values: Values, shape: number[]): tf.Tensor {
 
 /** Value and gradients of `compute` on the heap, against `value` and `gradients`. */
 function compare(
-  what: string, inputs: tf.Tensor[], compute: (...inputs: tf.Tensor[]) => tf.Tensor, dy: tf.Tensor, value: Values,
+  what: string,
+  inputs: tf.Tensor[],
+  compute: (...inputs: tf.Tensor[]) => tf.Tensor,
+  dy: tf.Tensor,
+  value: Values,
   gradients: Values[],
 ): void {
   const result = tf.tidy(() => tf.valueAndGrads(compute)(inputs, dy));
@@ -45,7 +49,10 @@ function checkLinear(kernels: Kernels, r: number, i: number, o: number): void {
 }
 
 function checkAttention(kernels: Kernels, z: AttentionSizes): void {
-  const [query, key] = [[z.batch, z.queries, z.heads, z.headDim], [z.batch, z.keys, z.kvHeads, z.headDim]];
+  const [query, key] = [
+    [z.batch, z.queries, z.heads, z.headDim],
+    [z.batch, z.keys, z.kvHeads, z.headDim],
+  ];
   const size = (shape: number[]): number => shape.reduce((a, b) => a * b);
   const [q, k, v, dy] = [sample(size(query), 1), sample(size(key), 2), sample(size(key), 3), sample(size(query), 4)];
   const inputs = [tensor(q, query), tensor(k, key), tensor(v, key)];
@@ -77,7 +84,13 @@ for (const variant of kernelVariants.filter(variantRuns)) {
 
   test(`${variant}: linear is right across the edges of its blocks`, async () => {
     const kernels = await made;
-    for (const [r, i, o] of [[9, 257, 3], [130, 5, 9], [2, 600, 515], [133, 515, 21], [11, 9, 521]]) {
+    for (const [r, i, o] of [
+      [9, 257, 3],
+      [130, 5, 9],
+      [2, 600, 515],
+      [133, 515, 21],
+      [11, 9, 521],
+    ]) {
       checkLinear(kernels, r!, i!, o!);
     }
   });
@@ -99,8 +112,14 @@ for (const variant of kernelVariants.filter(variantRuns)) {
   test(`${variant}: random shapes of the blocked kernels`, async () => {
     const kernels = await made;
     const size = fc.integer({ min: 1, max: 40 });
-    fc.assert(fc.property(size, size, size, (r, i, o) => checkLinear(kernels, r, i, o)), randomRuns);
-    fc.assert(fc.property(size, size, size, (r, d, v) => checkCrossEntropy(kernels, r, d, v)), randomRuns);
+    fc.assert(
+      fc.property(size, size, size, (r, i, o) => checkLinear(kernels, r, i, o)),
+      randomRuns,
+    );
+    fc.assert(
+      fc.property(size, size, size, (r, d, v) => checkCrossEntropy(kernels, r, d, v)),
+      randomRuns,
+    );
     const few = fc.integer({ min: 1, max: 3 });
     const length = fc.integer({ min: 1, max: 90 });
     const shape = fc.record({ b: few, length, group: few, kv: few, h: fc.integer({ min: 1, max: 12 }) });

@@ -70,7 +70,7 @@ const runs: Readonly<Record<string, Run>> = {
   },
   attention: (c, g, [t, group, h]) => {
     const kv = 2;
-    const n = (group % 4 + 1) * kv;
+    const n = ((group % 4) + 1) * kv;
     const [query, key] = [t * n * h, t * kv * h];
     const [q, k, v, out, lse] = [query, key, key, query, n * t].map((size) => g.operand(size));
     const scratch = g.operand(c.attention_forward_scratch_floats(t, n, kv, h));

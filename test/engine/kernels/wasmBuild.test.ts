@@ -13,12 +13,16 @@ const missing = missingCompiler();
 const folder = new URL("../../../src/engine/kernels/wasm/", import.meta.url);
 
 for (const name of Object.keys(kernelBuilds) as (keyof typeof kernelBuilds)[]) {
-  test(`${name}: compiling the sources gives the committed bytes`, {
-    skip: missing ?? false,
-  }, async () => {
-    const committed = await readFile(new URL(name, folder));
-    assert.ok(compileKernels(name).equals(committed), "run node scripts/buildKernels.ts");
-  });
+  test(
+    `${name}: compiling the sources gives the committed bytes`,
+    {
+      skip: missing ?? false,
+    },
+    async () => {
+      const committed = await readFile(new URL(name, folder));
+      assert.ok(compileKernels(name).equals(committed), "run node scripts/buildKernels.ts");
+    },
+  );
 }
 
 test("there is one build for each variant, and each that can be chosen loads under its name", async () => {
@@ -44,8 +48,10 @@ test("without a wish the build is a relaxed one wherever fused multiply-add is t
 test("a variant the engine cannot run is refused by name", (t) => {
   t.mock.method(WebAssembly, "validate", () => false);
   const refused = (wanted?: KernelVariant) => () => candidateVariants(wanted);
-  const wrong = (pattern: RegExp) => (error: unknown): boolean =>
-    error instanceof CodedError && error.code === "backend_unavailable" && pattern.test(error.message);
+  const wrong =
+    (pattern: RegExp) =>
+    (error: unknown): boolean =>
+      error instanceof CodedError && error.code === "backend_unavailable" && pattern.test(error.message);
   assert.throws(refused("relaxed"), wrong(/kernels wasm-relaxed: .* lacks relaxed SIMD/));
   assert.throws(refused("relaxed256"), wrong(/lacks 256-bit vectors/));
   assert.throws(refused(), wrong(/lacks WebAssembly SIMD/));

@@ -52,7 +52,11 @@ export function attentionGradients(q: Values, k: Values, v: Values, dOut: Values
 
 /** dx and dHead of the summed loss, times `dy`. */
 export function crossEntropyGradients(
-  x: Values, head: Values, targets: readonly number[], width: number, dy: number,
+  x: Values,
+  head: Values,
+  targets: readonly number[],
+  width: number,
+  dy: number,
 ): Values[] {
   const vocab = head.length / width;
   const logits = linearTruth(x, head, null, targets.length, width, vocab);

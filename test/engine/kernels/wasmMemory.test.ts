@@ -17,9 +17,17 @@ const width = heads * headDim;
 /** Every kernel once, forward and backward, with updates: a training step of a model without layers. */
 function makeStep(k: Kernels): { step: () => Promise<void>; dispose: () => void } {
   const rows = batch * length;
-  const ids = tf.tensor1d(Array.from({ length: rows }, (_, i) => (i * 5) % vocab), "int32");
+  const ids = tf.tensor1d(
+    Array.from({ length: rows }, (_, i) => (i * 5) % vocab),
+    "int32",
+  );
   const ramp = (shape: [number, number], scale: number): tf.Tensor2D =>
-    tf.tidy(() => tf.sin(tf.range(0, shape[0] * shape[1])).mul(scale).reshape(shape));
+    tf.tidy(() =>
+      tf
+        .sin(tf.range(0, shape[0] * shape[1]))
+        .mul(scale)
+        .reshape(shape),
+    );
   const tables = { cos: ramp([length, headDim / 2], 1), sin: ramp([length, headDim / 2], 0.5) };
   const starts = [ramp([vocab, width], 1), tf.ones([width]), ramp([width, width], 0.3)];
   const variables = starts.map((start) => tf.variable(start));
@@ -117,7 +125,15 @@ test("shapes that do not fit together are a programmer's mistake, caught before 
   const [a, b] = [tf.ones<tf.Rank.R2>([2, 3]), tf.ones<tf.Rank.R2>([2, 4])];
   assert.throws(() => kernels.linear(a, b), /linear: w has shape \[2,4\], wanted \[2,3\]/);
   assert.throws(() => kernels.swiglu(a, b), /swiglu: up/);
-  assert.throws(() => kernels.rmsNorm(a, tf.tidy(() => tf.ones<tf.Rank.R1>([4])), 1e-5), /rmsNorm: gain/);
+  assert.throws(
+    () =>
+      kernels.rmsNorm(
+        a,
+        tf.tidy(() => tf.ones<tf.Rank.R1>([4])),
+        1e-5,
+      ),
+    /rmsNorm: gain/,
+  );
   const q = tf.ones<tf.Rank.R4>([1, 2, 3, 4]);
   const k = tf.ones<tf.Rank.R4>([1, 2, 2, 4]);
   assert.throws(() => kernels.causalAttention(q, k, k, 0), /3 query heads do not share 2/);

@@ -24,36 +24,50 @@ function bytes(tensor: tf.Tensor): Buffer {
   return Buffer.from(values.buffer, values.byteOffset, values.byteLength);
 }
 
-test("relaxed and relaxed256 give the same bytes, so that a trial may choose between them", {
-  skip: variantRuns("relaxed256") ? false : "this JavaScript engine has no 256-bit vectors",
-}, async () => {
-  const [q, k] = [random<tf.Tensor4D>([2, 130, 4, 18], 1), random<tf.Tensor4D>([2, 130, 2, 18], 2)];
-  const [w, head] = [random<tf.Tensor2D>([72, 72], 3), random<tf.Tensor2D>([77, 72], 4)];
-  const gain = random<tf.Tensor1D>([72], 5);
-  const targets = tf.tensor1d(Array.from({ length: 260 }, (_, i) => i % 77), "int32");
-  const runs = await Promise.all((["relaxed", "relaxed256"] as const).map((variant) => createWasmKernels({ variant })));
-  const [narrow, wide] = runs.map((kernels) =>
-    tf.tidy(() => {
-      const loss = (...[a, b, c, h, g]: tf.Tensor[]): tf.Tensor => {
-        const seen = kernels.causalAttention(a as tf.Tensor4D, b as tf.Tensor4D, b as tf.Tensor4D, 0);
-        const x = kernels.rmsNorm(tf.reshape(seen, [260, 72]), g as tf.Tensor1D, 1e-5);
-        const gated = kernels.swiglu(kernels.linear(x, c as tf.Tensor2D), x);
-        return kernels.crossEntropy(gated, h as tf.Tensor2D, targets);
-      };
-      const { value, grads } = tf.valueAndGrads(loss)([q, k, w, head, gain]);
-      return Buffer.concat([value, ...grads].map(bytes));
-    }),
-  );
-  assert.ok(narrow!.equals(wide!));
-  tf.dispose([q, k, w, head, gain, targets]);
-});
+test(
+  "relaxed and relaxed256 give the same bytes, so that a trial may choose between them",
+  {
+    skip: variantRuns("relaxed256") ? false : "this JavaScript engine has no 256-bit vectors",
+  },
+  async () => {
+    const [q, k] = [random<tf.Tensor4D>([2, 130, 4, 18], 1), random<tf.Tensor4D>([2, 130, 2, 18], 2)];
+    const [w, head] = [random<tf.Tensor2D>([72, 72], 3), random<tf.Tensor2D>([77, 72], 4)];
+    const gain = random<tf.Tensor1D>([72], 5);
+    const targets = tf.tensor1d(
+      Array.from({ length: 260 }, (_, i) => i % 77),
+      "int32",
+    );
+    const runs = await Promise.all(
+      (["relaxed", "relaxed256"] as const).map((variant) => createWasmKernels({ variant })),
+    );
+    const [narrow, wide] = runs.map((kernels) =>
+      tf.tidy(() => {
+        const loss = (...[a, b, c, h, g]: tf.Tensor[]): tf.Tensor => {
+          const seen = kernels.causalAttention(a as tf.Tensor4D, b as tf.Tensor4D, b as tf.Tensor4D, 0);
+          const x = kernels.rmsNorm(tf.reshape(seen, [260, 72]), g as tf.Tensor1D, 1e-5);
+          const gated = kernels.swiglu(kernels.linear(x, c as tf.Tensor2D), x);
+          return kernels.crossEntropy(gated, h as tf.Tensor2D, targets);
+        };
+        const { value, grads } = tf.valueAndGrads(loss)([q, k, w, head, gain]);
+        return Buffer.concat([value, ...grads].map(bytes));
+      }),
+    );
+    assert.ok(narrow!.equals(wide!));
+    tf.dispose([q, k, w, head, gain, targets]);
+  },
+);
 
 for (const variant of kernelVariants.filter(variantRuns)) {
   const made = createWasmKernels({ variant });
 
   test(`${variant}: a row of linear has the same bytes alone and among 1 to 140 others`, async () => {
     const { linear } = await made;
-    for (const [inputs, outputs] of [[300, 13], [64, 530], [7, 3], [1030, 40]] as const) {
+    for (const [inputs, outputs] of [
+      [300, 13],
+      [64, 530],
+      [7, 3],
+      [1030, 40],
+    ] as const) {
       const w = random<tf.Tensor2D>([outputs, inputs], 1);
       const x = random<tf.Tensor2D>([141, inputs], 2);
       const whole = bytes(linear(x, w));
@@ -71,7 +85,11 @@ for (const variant of kernelVariants.filter(variantRuns)) {
 
   test(`${variant}: a query has the same bytes in a prefill, in any chunk of it, and decoded alone`, async () => {
     const { causalAttention } = await made;
-    for (const [heads, kvHeads, headDim] of [[4, 2, 16], [3, 1, 7], [5, 5, 70]] as const) {
+    for (const [heads, kvHeads, headDim] of [
+      [4, 2, 16],
+      [3, 1, 7],
+      [5, 5, 70],
+    ] as const) {
       const length = 150;
       const q = random<tf.Tensor4D>([1, length, heads, headDim], 1);
       const k = random<tf.Tensor4D>([1, length + 9, kvHeads, headDim], 2);
@@ -94,7 +112,9 @@ for (const variant of kernelVariants.filter(variantRuns)) {
   test(`${variant}: a sequence's attention has the same bytes alone and in a batch`, async () => {
     const { causalAttention } = await made;
     const [q, k, v] = [1, 2, 3].map((seed) => random<tf.Tensor4D>([3, 70, 2, 12], seed)) as [
-      tf.Tensor4D, tf.Tensor4D, tf.Tensor4D,
+      tf.Tensor4D,
+      tf.Tensor4D,
+      tf.Tensor4D,
     ];
     const whole = bytes(causalAttention(q, k, v, 0));
     for (let b = 0; b < 3; b++) {
@@ -110,7 +130,9 @@ for (const variant of kernelVariants.filter(variantRuns)) {
   test(`${variant}: keys and values that a query may not see do not touch it, were they NaN`, async () => {
     const { causalAttention } = await made;
     const [q, k, v] = [1, 2, 3].map((seed) => random<tf.Tensor4D>([1, 80, 2, 8], seed)) as [
-      tf.Tensor4D, tf.Tensor4D, tf.Tensor4D,
+      tf.Tensor4D,
+      tf.Tensor4D,
+      tf.Tensor4D,
     ];
     const whole = bytes(causalAttention(q, k, v, 0));
     for (const seen of [1, 2, 3, 63, 64, 66]) {
@@ -129,10 +151,15 @@ for (const variant of kernelVariants.filter(variantRuns)) {
 
   test(`${variant}: gradients have the same bytes on every run, in a fresh instance too`, async () => {
     const [q, k, v] = [1, 2, 3].map((seed) => random<tf.Tensor4D>([2, 70, 2, 12], seed)) as [
-      tf.Tensor4D, tf.Tensor4D, tf.Tensor4D,
+      tf.Tensor4D,
+      tf.Tensor4D,
+      tf.Tensor4D,
     ];
     const head = random<tf.Tensor2D>([31, 24], 4);
-    const targets = tf.tensor1d(Array.from({ length: 140 }, (_, i) => i % 31), "int32");
+    const targets = tf.tensor1d(
+      Array.from({ length: 140 }, (_, i) => i % 31),
+      "int32",
+    );
     const runs = [await made, await made, await createWasmKernels({ variant })].map((kernels) =>
       tf.tidy(() => {
         const loss = (...[a, b, c, w]: tf.Tensor[]): tf.Tensor => {

@@ -37,7 +37,10 @@ test("positions follow each other, and capacity grows in steps of 64", async () 
   assert.deepEqual((await append(cache, 4, 1)).slice(0, 5), [1, 2, 3, 4, 0]);
   const full = await append(cache, 5, 60);
   assert.equal(full.length, 64);
-  assert.deepEqual(full, Array.from({ length: 64 }, (_, i) => i + 1));
+  assert.deepEqual(
+    full,
+    Array.from({ length: 64 }, (_, i) => i + 1),
+  );
   assert.equal((await append(cache, 65, 1)).length, 128);
   assert.equal(cache.length, 65);
   cache.dispose();

@@ -13,14 +13,29 @@ const [heads, headDim, batch] = [3, 4, 2];
 /** Positions first .. first + count - 1 of two sequences: each element tells where it belongs. */
 function positions(first: number, count: number): tf.Tensor4D {
   const size = heads * headDim;
-  return tf.tensor4d(Float32Array.from({ length: batch * count * size }, (_, i) =>
-    Math.floor(i / (count * size)) * 1e6 + first * size + (i % (count * size))), [batch, count, heads, headDim]);
+  return tf.tensor4d(
+    Float32Array.from(
+      { length: batch * count * size },
+      (_, i) => Math.floor(i / (count * size)) * 1e6 + first * size + (i % (count * size)),
+    ),
+    [batch, count, heads, headDim],
+  );
 }
 
 test("pieces of any length, over growth and truncation, leave the same positions in place and by copy", () => {
   const [inPlace, copied] = [new KvCache(1), new KvCache(1)];
   const before = tf.memory().numTensors;
-  for (const [truncate, count] of [[0, 3], [3, 1], [4, 60], [64, 1], [65, 1], [40, 5], [45, 90], [135, 1], [0, 2]] as const) {
+  for (const [truncate, count] of [
+    [0, 3],
+    [3, 1],
+    [4, 60],
+    [64, 1],
+    [65, 1],
+    [40, 5],
+    [45, 90],
+    [135, 1],
+    [0, 2],
+  ] as const) {
     const [k, v] = [positions(truncate, count), positions(truncate + 7, count)];
     const held = [inPlace, copied].map((cache, i) => {
       cache.truncate(truncate);

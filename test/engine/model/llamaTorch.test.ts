@@ -64,7 +64,9 @@ function grown({ kernels, config, weights }: Loaded, layers: number[]): Loaded {
 
 async function worstLogit({ kernels, config, weights }: Loaded, wanted: Float32Array): Promise<number> {
   const ids = Int32Array.from(goldenJson().forward.ids.slice(0, positions));
-  const result = tf.tidy(() => logits(kernels, config, weights, hiddenStates(kernels, config, weights, ids, 1, positions)));
+  const result = tf.tidy(() =>
+    logits(kernels, config, weights, hiddenStates(kernels, config, weights, ids, 1, positions)),
+  );
   const worst = maxDifference((await result.data()) as Float32Array, wanted);
   result.dispose();
   return worst;
@@ -81,21 +83,28 @@ for (const backend of ["cpu", "wasm"] as const) {
   });
 }
 
-test("wasm: stories260K with its layers stacked, interleaved and overlapped has the logits of transformers", skip, async () => {
-  const model = await loaded("wasm");
-  const lists = Object.entries(goldenJson().growth);
-  assert.equal(lists.length, 4);
-  for (const [name, { stacking_list: layers }] of lists) {
-    const worst = await worstLogit(grown(model, layers), goldenLogits(`grow_${name}_logits_128x512.f32`));
-    assert.ok(worst <= 1e-3, `${name}: ${worst}`);
-  }
-  disposeWeights(model.weights);
-});
+test(
+  "wasm: stories260K with its layers stacked, interleaved and overlapped has the logits of transformers",
+  skip,
+  async () => {
+    const model = await loaded("wasm");
+    const lists = Object.entries(goldenJson().growth);
+    assert.equal(lists.length, 4);
+    for (const [name, { stacking_list: layers }] of lists) {
+      const worst = await worstLogit(grown(model, layers), goldenLogits(`grow_${name}_logits_128x512.f32`));
+      assert.ok(worst <= 1e-3, `${name}: ${worst}`);
+    }
+    disposeWeights(model.weights);
+  },
+);
 
 test("wasm: the mean loss over windows of real text is that of PyTorch", skip, async () => {
   const { kernels, config, weights } = await loaded("wasm");
   const file = (name: string): Uint8Array => readFileSync(join(stories as string, name));
-  const tokenizer = loadTokenizer({ tokenizerJson: file("tokenizer.json"), tokenizerConfigJson: file("tokenizer_config.json") });
+  const tokenizer = loadTokenizer({
+    tokenizerJson: file("tokenizer.json"),
+    tokenizerConfigJson: file("tokenizer_config.json"),
+  });
   for (const [path, { first8, mean_nll: mean, windows }] of Object.entries(goldenJson().nll_512)) {
     const short = windows <= 30;
     // Python, which made the golden values, reads a file's line ends as plain newlines.
@@ -105,7 +114,15 @@ test("wasm: the mean loss over windows of real text is that of PyTorch", skip, a
     const losses: number[] = [];
     for (let w = 0; w < (short ? windows : first8.length); w++) {
       const window = [config.bosTokenId as number, ...ids.slice(w * 511, (w + 1) * 511)];
-      const loss = lossSum(kernels, config, weights, Int32Array.from(window.slice(0, -1)), Int32Array.from(window.slice(1)), 1, 511);
+      const loss = lossSum(
+        kernels,
+        config,
+        weights,
+        Int32Array.from(window.slice(0, -1)),
+        Int32Array.from(window.slice(1)),
+        1,
+        511,
+      );
       losses.push(((await loss.data())[0] as number) / 511);
       loss.dispose();
     }

@@ -32,7 +32,15 @@ async function ids(
   signal = never,
 ): Promise<number[]> {
   const request: GenerateRequest = {
-    promptIds: [256, 72, 105], maxTokens: 20, temperature: 1, topP: 0.95, seed: 1, stopIds: [], logprobs: null, echo: false, ...change,
+    promptIds: [256, 72, 105],
+    maxTokens: 20,
+    temperature: 1,
+    topP: 0.95,
+    seed: 1,
+    stopIds: [],
+    logprobs: null,
+    echo: false,
+    ...change,
   };
   const out: number[] = [];
   for await (const event of from.generate(checkpoint, request, signal)) if (event.type === "token") out.push(event.id);
@@ -56,37 +64,56 @@ test("30 clients at once, some of whom leave, get the texts that each gets alone
   }
 });
 
-test("a process killed with -9 in mid-generation fails its request, and the next one is served", { skip: process.platform !== "linux" }, async () => {
-  const endless = tinyCheckpoint({ id: "ckpt_endless", config: { maxPositionEmbeddings: 20_000, eosTokenIds: [] } });
-  const killed = createModelPool({ backends: ["wasm", "cpu"] });
-  const others = modelProcesses(process.pid);
-  const before = await ids(killed, endless.checkpoint, { seed: 5 });
-  const [pid] = modelProcesses(process.pid).filter((other) => !others.includes(other));
-  assert.ok(pid !== undefined);
-  const stream = killed.generate(endless.checkpoint, {
-    promptIds: [256], maxTokens: 15_000, temperature: 1, topP: 1, seed: 2, stopIds: [], logprobs: null, echo: false,
-  }, never);
-  const run = (async () => {
-    for await (const event of stream) if (event.type === "token") process.kill(pid, "SIGKILL");
-  })();
-  await assert.rejects(run, (error) => error instanceof CodedError && error.code === "compute_crashed");
-  assert.deepEqual(await ids(killed, endless.checkpoint, { seed: 5 }), before);
-  assert.ok(!modelProcesses(process.pid).includes(pid));
-  await killed.close();
-  endless.remove();
-});
+test(
+  "a process killed with -9 in mid-generation fails its request, and the next one is served",
+  { skip: process.platform !== "linux" },
+  async () => {
+    const endless = tinyCheckpoint({ id: "ckpt_endless", config: { maxPositionEmbeddings: 20_000, eosTokenIds: [] } });
+    const killed = createModelPool({ backends: ["wasm", "cpu"] });
+    const others = modelProcesses(process.pid);
+    const before = await ids(killed, endless.checkpoint, { seed: 5 });
+    const [pid] = modelProcesses(process.pid).filter((other) => !others.includes(other));
+    assert.ok(pid !== undefined);
+    const stream = killed.generate(
+      endless.checkpoint,
+      {
+        promptIds: [256],
+        maxTokens: 15_000,
+        temperature: 1,
+        topP: 1,
+        seed: 2,
+        stopIds: [],
+        logprobs: null,
+        echo: false,
+      },
+      never,
+    );
+    const run = (async () => {
+      for await (const event of stream) if (event.type === "token") process.kill(pid, "SIGKILL");
+    })();
+    await assert.rejects(run, (error) => error instanceof CodedError && error.code === "compute_crashed");
+    assert.deepEqual(await ids(killed, endless.checkpoint, { seed: 5 }), before);
+    assert.ok(!modelProcesses(process.pid).includes(pid));
+    await killed.close();
+    endless.remove();
+  },
+);
 
-test("a model process ends when the server is killed, even in mid-generation", { skip: process.platform !== "linux" }, async () => {
-  const parent = spawn(process.execPath, [fileURLToPath(new URL("./poolParent.ts", import.meta.url))], {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  const [line] = (await once(parent.stdout.setEncoding("utf8"), "data")) as [string];
-  const pid = Number(line);
-  assert.ok(pid > 0 && existsSync(`/proc/${pid}`));
-  parent.kill("SIGKILL");
-  for (let i = 0; i < 100 && existsSync(`/proc/${pid}`); i++) await sleep(100);
-  assert.ok(!existsSync(`/proc/${pid}`), "gone within 10 s");
-});
+test(
+  "a model process ends when the server is killed, even in mid-generation",
+  { skip: process.platform !== "linux" },
+  async () => {
+    const parent = spawn(process.execPath, [fileURLToPath(new URL("./poolParent.ts", import.meta.url))], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    const [line] = (await once(parent.stdout.setEncoding("utf8"), "data")) as [string];
+    const pid = Number(line);
+    assert.ok(pid > 0 && existsSync(`/proc/${pid}`));
+    parent.kill("SIGKILL");
+    for (let i = 0; i < 100 && existsSync(`/proc/${pid}`); i++) await sleep(100);
+    assert.ok(!existsSync(`/proc/${pid}`), "gone within 10 s");
+  },
+);
 
 test("a checkpoint whose weights are gone names the reason", async () => {
   const other = tinyCheckpoint({ id: "ckpt_gone" });

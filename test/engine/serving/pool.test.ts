@@ -18,12 +18,42 @@ after(() => Promise.all(pools.map((pool) => pool.close())));
 
 function checkpoint(id: string, rows = 50): ResolvedCheckpoint {
   const config = {
-    vocabSize: rows, hiddenSize: 8, intermediateSize: 8, numHiddenLayers: 1, numAttentionHeads: 1, numKeyValueHeads: 1,
-    headDim: 8, maxPositionEmbeddings: 1000, rmsNormEps: 1e-5, ropeTheta: 1e4, ropeScaling: null,
-    tieWordEmbeddings: true, attentionBias: false, mlpBias: false, initializerRange: 0.02, bosTokenId: 1, eosTokenIds: [2],
+    vocabSize: rows,
+    hiddenSize: 8,
+    intermediateSize: 8,
+    numHiddenLayers: 1,
+    numAttentionHeads: 1,
+    numKeyValueHeads: 1,
+    headDim: 8,
+    maxPositionEmbeddings: 1000,
+    rmsNormEps: 1e-5,
+    ropeTheta: 1e4,
+    ropeScaling: null,
+    tieWordEmbeddings: true,
+    attentionBias: false,
+    mlpBias: false,
+    initializerRange: 0.02,
+    bosTokenId: 1,
+    eosTokenIds: [2],
   };
-  const tensor = { name: "t", dtype: "F32", shape: [rows, 8], blob: "b", offset: 0, sizeBytes: 32 * rows, sha256: "" } as const;
-  const manifest = { architecture: "llama", config, configJson: {}, tensors: [tensor], files: [], original: null, optimizer: null } as const;
+  const tensor = {
+    name: "t",
+    dtype: "F32",
+    shape: [rows, 8],
+    blob: "b",
+    offset: 0,
+    sizeBytes: 32 * rows,
+    sha256: "",
+  } as const;
+  const manifest = {
+    architecture: "llama",
+    config,
+    configJson: {},
+    tensors: [tensor],
+    files: [],
+    original: null,
+    optimizer: null,
+  } as const;
   return { id, manifest, blobs: {} };
 }
 
@@ -35,7 +65,9 @@ interface PoolSetup extends Partial<PoolLimits> {
 
 function makePool({ backend = "table", failures, registry, ...limits }: PoolSetup = {}): ModelPool {
   const pool = createModelPool({
-    backends: [backend], limits, entry,
+    backends: [backend],
+    limits,
+    entry,
     onFailure: (id, error) => failures?.push(`${id}: ${(error as CodedError).code}`),
     ...(registry ? { metrics: createPoolMetrics(registry) } : {}),
   });
@@ -45,12 +77,22 @@ function makePool({ backend = "table", failures, registry, ...limits }: PoolSetu
 
 /** `delayMs` per token. */
 function ask(first: number, maxTokens: number, delayMs = 0): GenerateRequest {
-  return { promptIds: [first], maxTokens, temperature: delayMs, topP: 1, seed: 0, stopIds: [], logprobs: null, echo: false };
+  return {
+    promptIds: [first],
+    maxTokens,
+    temperature: delayMs,
+    topP: 1,
+    seed: 0,
+    stopIds: [],
+    logprobs: null,
+    echo: false,
+  };
 }
 
 async function ids(pool: ModelPool, id: string, request: GenerateRequest, signal = never): Promise<number[]> {
   const out: number[] = [];
-  for await (const event of pool.generate(checkpoint(id), request, signal)) if (event.type === "token") out.push(event.id);
+  for await (const event of pool.generate(checkpoint(id), request, signal))
+    if (event.type === "token") out.push(event.id);
   return out;
 }
 
@@ -151,7 +193,10 @@ test("a full line turns requests away with a time to come again; giving up frees
   controllers[0]!.abort();
   controllers[2]!.abort();
   assert.deepEqual(await last, expected(2, 2));
-  assert.deepEqual((await outcomes).map((outcome) => outcome.status), ["rejected", "rejected", "rejected"]);
+  assert.deepEqual(
+    (await outcomes).map((outcome) => outcome.status),
+    ["rejected", "rejected", "rejected"],
+  );
 });
 
 test("work already begun is not turned away by a full line", async () => {
@@ -246,6 +291,7 @@ test("closing turns everybody away, ends the processes and refuses what comes la
   await sleep(30);
   await pool.close();
   assert.deepEqual(pool.warm(), []);
-  for (const outcome of await outcomes) assert.ok(outcome.status === "rejected" && coded("unavailable")(outcome.reason));
+  for (const outcome of await outcomes)
+    assert.ok(outcome.status === "rejected" && coded("unavailable")(outcome.reason));
   await assert.rejects(ids(pool, "a", ask(1, 1)), coded("unavailable"));
 });

@@ -6,7 +6,14 @@ import { tinyCheckpoint } from "../../helpers/tinyCheckpoint.ts";
 const tiny = tinyCheckpoint({ config: { maxPositionEmbeddings: 100_000, eosTokenIds: [] } });
 const pool = createModelPool({ backends: ["cpu"] });
 const request = {
-  promptIds: [256], maxTokens: 90_000, temperature: 1, topP: 1, seed: 2, stopIds: [], logprobs: null, echo: false,
+  promptIds: [256],
+  maxTokens: 90_000,
+  temperature: 1,
+  topP: 1,
+  seed: 2,
+  stopIds: [],
+  logprobs: null,
+  echo: false,
 };
 let told = false;
 for await (const event of pool.generate(tiny.checkpoint, request, new AbortController().signal)) {

@@ -3,7 +3,16 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseFromChild, parseToChild } from "../../../src/engine/serving/protocol.ts";
 
-const request = { promptIds: [1], maxTokens: 1, temperature: 0, topP: 1, seed: 0, stopIds: [], logprobs: null, echo: false };
+const request = {
+  promptIds: [1],
+  maxTokens: 1,
+  temperature: 0,
+  topP: 1,
+  seed: 0,
+  stopIds: [],
+  logprobs: null,
+  echo: false,
+};
 
 test("messages of both ends are taken as they are", () => {
   for (const message of [
@@ -29,18 +38,34 @@ test("messages of both ends are taken as they are", () => {
 
 test("anything else is no message", () => {
   for (const message of [
-    null, 1, "load", [], {}, { type: "__proto__" }, { type: "load", backends: "wasm", checkpoint: {} },
-    { type: "load", backends: [1], checkpoint: {} }, { type: "generate", id: -1, request }, { type: "generate", id: 0, request: null },
-    { type: "generate", id: 0, request: { ...request, promptIds: "1" } }, { type: "generate", id: 0, request: { ...request, seed: "1" } },
+    null,
+    1,
+    "load",
+    [],
+    {},
+    { type: "__proto__" },
+    { type: "load", backends: "wasm", checkpoint: {} },
+    { type: "load", backends: [1], checkpoint: {} },
+    { type: "generate", id: -1, request },
+    { type: "generate", id: 0, request: null },
+    { type: "generate", id: 0, request: { ...request, promptIds: "1" } },
+    { type: "generate", id: 0, request: { ...request, seed: "1" } },
     { type: "cancel" },
   ]) {
     assert.equal(parseToChild(message), null, JSON.stringify(message));
   }
   for (const message of [
-    undefined, { type: "loaded", maxLength: 1, vocabSize: NaN, memoryBytes: 3 }, { type: "failed", error: { code: "made_up", message: "x" } },
-    { type: "failed", error: "x" }, { type: "event", id: 1.5, event: { type: "token", id: 1 } }, { type: "event", id: 1, event: { type: "token" } },
-    { type: "event", id: 1, event: { type: "end", reason: "tired" } }, { type: "event", id: 1, event: null }, { type: "error", id: 1 },
-    { type: "health", rssBytes: -1 }, { type: "health" },
+    undefined,
+    { type: "loaded", maxLength: 1, vocabSize: NaN, memoryBytes: 3 },
+    { type: "failed", error: { code: "made_up", message: "x" } },
+    { type: "failed", error: "x" },
+    { type: "event", id: 1.5, event: { type: "token", id: 1 } },
+    { type: "event", id: 1, event: { type: "token" } },
+    { type: "event", id: 1, event: { type: "end", reason: "tired" } },
+    { type: "event", id: 1, event: null },
+    { type: "error", id: 1 },
+    { type: "health", rssBytes: -1 },
+    { type: "health" },
   ]) {
     assert.equal(parseFromChild(message), null, JSON.stringify(message));
   }

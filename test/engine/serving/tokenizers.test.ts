@@ -22,9 +22,15 @@ function sourceOf(name: string, pattern: string): TokenizerSource {
   const path = join(folder, name);
   const vocab = Object.fromEntries([..."[abcdefghijklmnopqrstuvwxyz"].map((letter, id) => [letter, id]));
   const json = {
-    version: "1.0", truncation: null, padding: null, added_tokens: [], normalizer: null,
+    version: "1.0",
+    truncation: null,
+    padding: null,
+    added_tokens: [],
+    normalizer: null,
     pre_tokenizer: { type: "Split", pattern: { Regex: pattern }, behavior: "Isolated", invert: false },
-    post_processor: null, decoder: null, model: { type: "BPE", vocab, merges: [], unk_token: "[", fuse_unk: false },
+    post_processor: null,
+    decoder: null,
+    model: { type: "BPE", vocab, merges: [], unk_token: "[", fuse_unk: false },
   };
   writeFileSync(path, JSON.stringify(json));
   const sizeBytes = statSync(path).size;
@@ -36,11 +42,17 @@ function sourceOf(name: string, pattern: string): TokenizerSource {
 
 test("texts become ids and ids texts; errors keep their code", async () => {
   const tokenizers = createTokenizers();
-  assert.deepEqual(await tokenizers.encode(bytes, ["a", "b\u00e9"], true), [[256, 97], [256, 98, 195, 169]]);
+  assert.deepEqual(await tokenizers.encode(bytes, ["a", "b\u00e9"], true), [
+    [256, 97],
+    [256, 98, 195, 169],
+  ]);
   assert.deepEqual(await tokenizers.encode(sourceOf("letters", "."), ["abc"], false), [[1, 2, 3]]);
   assert.equal(await tokenizers.decode(bytes, [72, 105, 257]), "Hi<|eos|>");
   const gone: TokenizerSource = { ref: { ...sourceOf("gone", ".").ref } as TokenizerRef, blobs: {} };
-  await assert.rejects(tokenizers.encode(gone, ["a"], true), (error) => error instanceof CodedError && error.code === "checkpoint_missing_file");
+  await assert.rejects(
+    tokenizers.encode(gone, ["a"], true),
+    (error) => error instanceof CodedError && error.code === "checkpoint_missing_file",
+  );
   await tokenizers.close();
 });
 
@@ -66,7 +78,8 @@ test("tokenizers are kept by content, a few at a time, and a failed load is trie
     return createBytesTokenizer();
   });
   const named = (blob: string, checkpoint = blob): TokenizerSource => ({
-    ref: { kind: "checkpoint", checkpoint, files: [{ name: "tokenizer.json", blob, sizeBytes: 1 }] }, blobs: {},
+    ref: { kind: "checkpoint", checkpoint, files: [{ name: "tokenizer.json", blob, sizeBytes: 1 }] },
+    blobs: {},
   });
   await assert.rejects(cache.get(named("a")));
   broken = false;

@@ -1,6 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytesBosTokenId, bytesEosTokenId, createBytesTokenizer } from "../../../src/engine/tokenizer/bytesTokenizer.ts";
+import {
+  bytesBosTokenId,
+  bytesEosTokenId,
+  createBytesTokenizer,
+} from "../../../src/engine/tokenizer/bytesTokenizer.ts";
 
 const tokenizer = createBytesTokenizer();
 const plain = { addSpecialTokens: false };

@@ -6,7 +6,12 @@ import type { Tokenizer } from "../../../src/engine/tokenizer/tokenizer.ts";
 import { needsShared, sharedData } from "../../helpers/shared.ts";
 import { goldenSources, loadGoldenTokenizer, readGolden } from "./goldenTokenizers.ts";
 
-function stream(tokenizer: Tokenizer, ids: readonly number[], skipSpecialTokens = true, promptIds: readonly number[] = []): string[] {
+function stream(
+  tokenizer: Tokenizer,
+  ids: readonly number[],
+  skipSpecialTokens = true,
+  promptIds: readonly number[] = [],
+): string[] {
   const detokenizer = createDetokenizer(tokenizer, { skipSpecialTokens, promptIds });
   return [...ids.map((id) => detokenizer.push(id)), detokenizer.end()];
 }
@@ -17,7 +22,8 @@ for (const name of Object.keys(goldenSources)) {
   describe(`streaming with ${name}`, needsShared(golden), () => {
     test("the pieces make up what decoding at once gives", () => {
       const tokenizer = loadGoldenTokenizer(name);
-      for (const { ids, ids_special: special, decoded_skip: skipped, decoded_special: kept } of readGolden(name).vectors) {
+      for (const { ids, ids_special: special, decoded_skip: skipped, decoded_special: kept } of readGolden(name)
+        .vectors) {
         assert.equal(stream(tokenizer, ids).join(""), skipped);
         assert.equal(stream(tokenizer, special, false).join(""), kept);
       }

@@ -23,7 +23,7 @@ export interface Golden {
 
 /** Name of the golden file -> where its tokenizer.json lies. */
 export const goldenSources: Readonly<Record<string, string[]>> = {
-  "gpt2": ["tokenizers", "gpt2", "tokenizer.json"],
+  gpt2: ["tokenizers", "gpt2", "tokenizer.json"],
   "gpt-neox-olmo": ["tokenizers", "gpt-neox-olmo", "tokenizer.json"],
   "llama2-32k": ["tokenizers", "llama2-32k", "tokenizer.json"],
   "tok512-stories260K": ["checkpoints", "stories260K", "tokenizer.json"],

@@ -42,8 +42,15 @@ for (const name of Object.keys(goldenSources)) {
 
 const encodings = sharedData("golden", "tokenizers", "encodings.jsonl");
 test("the ids of real texts equal sentencepiece and Hugging Face tokenizers", needsShared(encodings), () => {
-  const columns = { "tok512": "tok512-stories260K", "llama2_32k": "llama2-32k", "gpt2": "gpt2", "gpt_neox_olmo": "gpt-neox-olmo" };
-  const rows = readFileSync(encodings ?? "", "utf8").trim().split("\n");
+  const columns = {
+    tok512: "tok512-stories260K",
+    llama2_32k: "llama2-32k",
+    gpt2: "gpt2",
+    gpt_neox_olmo: "gpt-neox-olmo",
+  };
+  const rows = readFileSync(encodings ?? "", "utf8")
+    .trim()
+    .split("\n");
   for (const [column, name] of Object.entries(columns)) {
     const tokenizer = loadGoldenTokenizer(name);
     let compared = 0;
@@ -62,7 +69,7 @@ const vectors = sharedData("tokenizers", "llamacpp_vectors");
 test("the vectors that llama.cpp tests its vocabularies with", needsShared(vectors), () => {
   const folder = vectors ?? "";
   const texts = readFileSync(`${folder}/ggml-vocab.inp`, "utf8").split("\n__ggml_vocab_test__\n");
-  const files = { "gpt2": "ggml-vocab-gpt-2.gguf.out", "llama2-32k": "ggml-vocab-llama-spm.gguf.out" };
+  const files = { gpt2: "ggml-vocab-gpt-2.gguf.out", "llama2-32k": "ggml-vocab-llama-spm.gguf.out" };
   for (const [name, file] of Object.entries(files)) {
     const tokenizer = loadGoldenTokenizer(name);
     const lines = readFileSync(`${folder}/${file}`, "utf8").split("\n");
@@ -99,7 +106,10 @@ test("a model with fewer rows than the tokenizer has tokens is refused", needsSh
   const tokenizer = loadGoldenTokenizer("tok512-stories260K");
   checkVocabulary(tokenizer, 512);
   checkVocabulary(tokenizer, 640);
-  assert.throws(() => checkVocabulary(tokenizer, 511), (error: unknown) => {
-    return error instanceof CodedError && error.code === "tokenizer_invalid" && /512.*511/.test(error.message);
-  });
+  assert.throws(
+    () => checkVocabulary(tokenizer, 511),
+    (error: unknown) => {
+      return error instanceof CodedError && error.code === "tokenizer_invalid" && /512.*511/.test(error.message);
+    },
+  );
 });

@@ -19,22 +19,28 @@ function valid(): Json {
       { id: 1, content: "<s>", ...special },
       { id: 2, content: "</s>", ...special },
     ],
-    normalizer: { type: "Sequence", normalizers: [
-      { type: "Prepend", prepend: "\u2581" },
-      { type: "Replace", pattern: { String: " " }, content: "\u2581" },
-    ] },
+    normalizer: {
+      type: "Sequence",
+      normalizers: [
+        { type: "Prepend", prepend: "\u2581" },
+        { type: "Replace", pattern: { String: " " }, content: "\u2581" },
+      ],
+    },
     pre_tokenizer: null,
     post_processor: null,
-    decoder: { type: "Sequence", decoders: [
-      { type: "Replace", pattern: { String: "\u2581" }, content: " " },
-      { type: "Fuse" },
-      { type: "Strip", content: " ", start: 1, stop: 0 },
-    ] },
+    decoder: {
+      type: "Sequence",
+      decoders: [
+        { type: "Replace", pattern: { String: "\u2581" }, content: " " },
+        { type: "Fuse" },
+        { type: "Strip", content: " ", start: 1, stop: 0 },
+      ],
+    },
     model: {
       type: "BPE",
       unk_token: "<unk>",
       fuse_unk: true,
-      vocab: { "<unk>": 0, "<s>": 1, "</s>": 2, "\u2581": 3, "a": 4, "b": 5, "ab": 6, "\u2581ab": 7 },
+      vocab: { "<unk>": 0, "<s>": 1, "</s>": 2, "\u2581": 3, a: 4, b: 5, ab: 6, "\u2581ab": 7 },
       merges: ["a b", "\u2581 ab"],
     },
   };
@@ -55,7 +61,10 @@ test("the companions tell which token plays which part", () => {
     tokenizerConfigJson: JSON.stringify({
       eos_token: { content: "<s>" },
       model_max_length: 1e30,
-      chat_template: [{ name: "tools", template: "T" }, { name: "default", template: "D" }],
+      chat_template: [
+        { name: "tools", template: "T" },
+        { name: "default", template: "D" },
+      ],
     }),
     specialTokensMap: JSON.stringify({ eos_token: "</s>", pad_token: "<unk>" }),
   });
@@ -67,44 +76,177 @@ test("the companions tell which token plays which part", () => {
 
 const lies: readonly [what: string, tell: (json: Json) => void, message: RegExp][] = [
   ["no model", (json) => delete json.model, /model is missing/],
-  ["an unknown model", (json) => { json.model.type = "Magic"; }, /model\.type is "Magic"/],
+  [
+    "an unknown model",
+    (json) => {
+      json.model.type = "Magic";
+    },
+    /model\.type is "Magic"/,
+  ],
   ["no vocabulary", (json) => delete json.model.vocab, /model\.vocab is missing/],
-  ["an empty vocabulary", (json) => { json.model.vocab = {}; }, /model\.vocab is empty/],
-  ["an id that is no integer", (json) => { json.model.vocab.ab = 6.5; }, /"ab" has id 6\.5/],
-  ["a negative id", (json) => { json.model.vocab.ab = -1; }, /"ab" has id -1/],
-  ["an id that would make a huge table", (json) => { json.model.vocab.ab = 4e9; }, /"ab" has id 4000000000/],
-  ["an id that is text", (json) => { json.model.vocab.ab = "6"; }, /"ab" has id 6/],
-  ["two tokens with one id", (json) => { json.model.vocab.ab = 5; }, /id 5 is claimed by both "b" and "ab"/],
-  ["merges that are no list", (json) => { json.model.merges = {}; }, /merges must be a list/],
-  ["a merge of three", (json) => { json.model.merges = ["a b c"]; }, /merges\[0\] is not a pair/],
-  ["a merge of numbers", (json) => { json.model.merges = [[1, 2]]; }, /merges\[0\]/],
-  ["a merge into no token", (json) => { json.model.merges = [["b", "a"]]; }, /merges\[0\] makes a token that is not/],
-  ["a subword prefix", (json) => { json.model.continuing_subword_prefix = "##"; }, /continuing_subword_prefix/],
-  ["added tokens that are no list", (json) => { json.added_tokens = "<s>"; }, /added_tokens must be a list/],
-  ["an added token without content", (json) => { json.added_tokens[0].content = ""; }, /added_tokens\[0\]\.content/],
-  ["an added token with a wild id", (json) => { json.added_tokens[1].id = 1e12; }, /"<s>" has id 1000000000000/],
-  ["a normalizer that is text", (json) => { json.normalizer = "NFC"; }, /normalizer must be an object/],
-  ["an unknown normalizer", (json) => { json.normalizer = { type: "Magic" }; }, /not usable/],
-  ["an unknown decoder", (json) => { json.decoder = { type: "Magic" }; }, /decoder "Magic" is not supported/],
-  ["a decoder without its content", (json) => { json.decoder = { type: "Strip" }; }, /decoder\.content/],
-  ["a strip without end", (json) => { json.decoder = { type: "Strip", content: "a", start: 1e9 }; }, /decoder\.start/],
-  ["a broken pattern", (json) => { json.pre_tokenizer = { type: "Split", pattern: { Regex: "(" }, behavior: "Isolated" }; }, /not usable/],
+  [
+    "an empty vocabulary",
+    (json) => {
+      json.model.vocab = {};
+    },
+    /model\.vocab is empty/,
+  ],
+  [
+    "an id that is no integer",
+    (json) => {
+      json.model.vocab.ab = 6.5;
+    },
+    /"ab" has id 6\.5/,
+  ],
+  [
+    "a negative id",
+    (json) => {
+      json.model.vocab.ab = -1;
+    },
+    /"ab" has id -1/,
+  ],
+  [
+    "an id that would make a huge table",
+    (json) => {
+      json.model.vocab.ab = 4e9;
+    },
+    /"ab" has id 4000000000/,
+  ],
+  [
+    "an id that is text",
+    (json) => {
+      json.model.vocab.ab = "6";
+    },
+    /"ab" has id 6/,
+  ],
+  [
+    "two tokens with one id",
+    (json) => {
+      json.model.vocab.ab = 5;
+    },
+    /id 5 is claimed by both "b" and "ab"/,
+  ],
+  [
+    "merges that are no list",
+    (json) => {
+      json.model.merges = {};
+    },
+    /merges must be a list/,
+  ],
+  [
+    "a merge of three",
+    (json) => {
+      json.model.merges = ["a b c"];
+    },
+    /merges\[0\] is not a pair/,
+  ],
+  [
+    "a merge of numbers",
+    (json) => {
+      json.model.merges = [[1, 2]];
+    },
+    /merges\[0\]/,
+  ],
+  [
+    "a merge into no token",
+    (json) => {
+      json.model.merges = [["b", "a"]];
+    },
+    /merges\[0\] makes a token that is not/,
+  ],
+  [
+    "a subword prefix",
+    (json) => {
+      json.model.continuing_subword_prefix = "##";
+    },
+    /continuing_subword_prefix/,
+  ],
+  [
+    "added tokens that are no list",
+    (json) => {
+      json.added_tokens = "<s>";
+    },
+    /added_tokens must be a list/,
+  ],
+  [
+    "an added token without content",
+    (json) => {
+      json.added_tokens[0].content = "";
+    },
+    /added_tokens\[0\]\.content/,
+  ],
+  [
+    "an added token with a wild id",
+    (json) => {
+      json.added_tokens[1].id = 1e12;
+    },
+    /"<s>" has id 1000000000000/,
+  ],
+  [
+    "a normalizer that is text",
+    (json) => {
+      json.normalizer = "NFC";
+    },
+    /normalizer must be an object/,
+  ],
+  [
+    "an unknown normalizer",
+    (json) => {
+      json.normalizer = { type: "Magic" };
+    },
+    /not usable/,
+  ],
+  [
+    "an unknown decoder",
+    (json) => {
+      json.decoder = { type: "Magic" };
+    },
+    /decoder "Magic" is not supported/,
+  ],
+  [
+    "a decoder without its content",
+    (json) => {
+      json.decoder = { type: "Strip" };
+    },
+    /decoder\.content/,
+  ],
+  [
+    "a strip without end",
+    (json) => {
+      json.decoder = { type: "Strip", content: "a", start: 1e9 };
+    },
+    /decoder\.start/,
+  ],
+  [
+    "a broken pattern",
+    (json) => {
+      json.pre_tokenizer = { type: "Split", pattern: { Regex: "(" }, behavior: "Isolated" };
+    },
+    /not usable/,
+  ],
 ];
 
 for (const [what, tell, message] of lies) {
   test(`${what} is refused`, () => {
     const json = valid();
     tell(json);
-    assert.throws(() => loadTokenizer({ tokenizerJson: JSON.stringify(json) }), (error: unknown) => {
-      assert.ok(error instanceof CodedError, String(error));
-      assert.equal(error.code, "tokenizer_invalid");
-      assert.match(error.message, message);
-      return true;
-    });
+    assert.throws(
+      () => loadTokenizer({ tokenizerJson: JSON.stringify(json) }),
+      (error: unknown) => {
+        assert.ok(error instanceof CodedError, String(error));
+        assert.equal(error.code, "tokenizer_invalid");
+        assert.match(error.message, message);
+        return true;
+      },
+    );
   });
 }
 
-for (const [what, text] of [["no JSON", "{"], ["a list", "[]"], ["null", "null"]] as const) {
+for (const [what, text] of [
+  ["no JSON", "{"],
+  ["a list", "[]"],
+  ["null", "null"],
+] as const) {
   test(`a file that is ${what} is refused`, () => {
     assert.throws(() => loadTokenizer({ tokenizerJson: text }), /tokenizer\.json: (not valid JSON|a JSON object)/);
     const files = { tokenizerJson: JSON.stringify(valid()), tokenizerConfigJson: text };
@@ -148,7 +290,10 @@ test("cutting at words changes no id, however long the text; where it could, it 
   // ignore_merges keeps the text whole; no text as long as this is a token, so the ids must be equal.
   const whole = valid();
   whole.model.ignore_merges = true;
-  assert.deepEqual(cut.encode(words, plain), loadTokenizer({ tokenizerJson: JSON.stringify(whole) }).encode(words, plain));
+  assert.deepEqual(
+    cut.encode(words, plain),
+    loadTokenizer({ tokenizerJson: JSON.stringify(whole) }).encode(words, plain),
+  );
 });
 
 test("a file larger than the limit is not read", async () => {
@@ -159,7 +304,10 @@ test("a file larger than the limit is not read", async () => {
     await truncate(path, 65 * 1024 * 1024);
     const files = [{ name: "tokenizer.json", blob: "b", sizeBytes: 2 }];
     const ref = { kind: "checkpoint", checkpoint: "ckpt_a", files } as const;
-    await assert.rejects(loadTokenizerRef(ref, { b: { path, sizeBytes: 2, mtimeMs: null } }), /68157440 bytes, at most/);
+    await assert.rejects(
+      loadTokenizerRef(ref, { b: { path, sizeBytes: 2, mtimeMs: null } }),
+      /68157440 bytes, at most/,
+    );
     await assert.rejects(loadTokenizerRef(ref, {}), /tokenizer\.json: blob b is not here/);
     await assert.rejects(loadTokenizerRef({ ...ref, files: [] }, {}), /ckpt_a has no tokenizer\.json/);
   } finally {

@@ -14,7 +14,16 @@ import { train } from "../../../src/engine/train/trainer.ts";
 import { maskAfter, planGrowth, type GrowthPlanRequest } from "../../../src/ops/growth/index.ts";
 import type { TrainingState } from "../../../src/ops/events.ts";
 import type { ResolvedCheckpoint } from "../../../src/ops/manifest.ts";
-import { collect, digestsOf, resultOf, temporaryFolder, tinyCheckpoint, tinyConfig, tinyDataset, tinyWork } from "./trainerFixture.ts";
+import {
+  collect,
+  digestsOf,
+  resultOf,
+  temporaryFolder,
+  tinyCheckpoint,
+  tinyConfig,
+  tinyDataset,
+  tinyWork,
+} from "./trainerFixture.ts";
 
 const folder = temporaryFolder();
 const never = new AbortController().signal;
@@ -31,12 +40,20 @@ async function grow(request: GrowthPlanRequest): Promise<ResolvedCheckpoint> {
   const plan = planGrowth(base.manifest, request);
   const { tensors, blob } = await buildTensors(plan, base, folder, {});
   const manifest = grownManifest(base.manifest, plan, tensors, null);
-  return { id: "ckpt_grown", manifest, blobs: { ...base.blobs, ...(blob && { [blob.digest]: blobLocation(folder, blob) }) } };
+  return {
+    id: "ckpt_grown",
+    manifest,
+    blobs: { ...base.blobs, ...(blob && { [blob.digest]: blobLocation(folder, blob) }) },
+  };
 }
 
 function workOn(checkpoint: ResolvedCheckpoint, steps: number): TrainWork {
   const work = tinyWork(checkpoint, tinyDataset(folder, { train: 4000 }), folder);
-  return { ...work, tokens: steps * work.batchTokens, schedule: { ...work.schedule, type: "constant", warmupSteps: 0 } };
+  return {
+    ...work,
+    tokens: steps * work.batchTokens,
+    schedule: { ...work.schedule, type: "constant", warmupSteps: 0 },
+  };
 }
 
 async function trained(work: TrainWork): Promise<TrainingState> {
@@ -44,11 +61,19 @@ async function trained(work: TrainWork): Promise<TrainingState> {
 }
 
 function asCheckpoint(grown: ResolvedCheckpoint, state: TrainingState): ResolvedCheckpoint {
-  const blobs = state.weights.map(({ blob, offset, sizeBytes }) => [blob, blobLocation(folder, { digest: blob, sizeBytes: offset + sizeBytes })] as const);
+  const blobs = state.weights.map(
+    ({ blob, offset, sizeBytes }) =>
+      [blob, blobLocation(folder, { digest: blob, sizeBytes: offset + sizeBytes })] as const,
+  );
   const sizes = new Map<string, ReturnType<typeof blobLocation>>();
-  for (const [digest, location] of blobs) if ((sizes.get(digest)?.sizeBytes ?? 0) < location.sizeBytes) sizes.set(digest, location);
+  for (const [digest, location] of blobs)
+    if ((sizes.get(digest)?.sizeBytes ?? 0) < location.sizeBytes) sizes.set(digest, location);
   const growthMask = maskAfter(grown.manifest.config, grown.manifest.growthMask, state.step);
-  return { id: "ckpt_trained", manifest: { ...grown.manifest, tensors: state.weights, growthMask }, blobs: Object.fromEntries(sizes) };
+  return {
+    id: "ckpt_trained",
+    manifest: { ...grown.manifest, tensors: state.weights, growthMask },
+    blobs: Object.fromEntries(sizes),
+  };
 }
 
 /** Each gate row as its neuron sees the source's dimensions: columns that were copies added up. */
@@ -65,10 +90,12 @@ async function neurons(checkpoint: ResolvedCheckpoint): Promise<Float64Array[]> 
 /** Largest relative distance between a neuron and its copy. */
 function apart(rows: readonly Float64Array[]): number {
   const norm = (row: Float64Array): number => Math.sqrt(row.reduce((sum, value) => sum + value * value, 0));
-  return Math.max(...rows.slice(0, tinyConfig.intermediateSize).map((row, index) => {
-    const copy = rows[index + tinyConfig.intermediateSize]!;
-    return norm(row.map((value, i) => value - copy[i]!)) / norm(row);
-  }));
+  return Math.max(
+    ...rows.slice(0, tinyConfig.intermediateSize).map((row, index) => {
+      const copy = rows[index + tinyConfig.intermediateSize]!;
+      return norm(row.map((value, i) => value - copy[i]!)) / norm(row);
+    }),
+  );
 }
 
 test("invariant 15: after 60 AdamW steps copies of an even split are equal to the bit, elementwise ones have parted by more than 10 %", async () => {
@@ -88,8 +115,15 @@ for (const request of [
 ] as const) {
   test(`invariant 5: ${request.axis}: trained in two parts, or stopped and resumed, a fading model ends with the same bytes`, async () => {
     const grown = await grow(request as GrowthPlanRequest);
-    const change = await compareLogits({ source: base, target: grown, seed: 1, sequences: 2, positions: 8 }, kernels, never);
-    assert.ok(change && change.maxAbsLogitChange < (request.axis === "depth" ? 1e-30 : 1e-5), `${change?.maxAbsLogitChange}`);
+    const change = await compareLogits(
+      { source: base, target: grown, seed: 1, sequences: 2, positions: 8 },
+      kernels,
+      never,
+    );
+    assert.ok(
+      change && change.maxAbsLogitChange < (request.axis === "depth" ? 1e-30 : 1e-5),
+      `${change?.maxAbsLogitChange}`,
+    );
     const whole = await trained(workOn(grown, 7));
     const stop = new AbortController();
     const events = await collect(train(workOn(grown, 7), kernels, stop.signal, { memoryBytes: null }), (event) => {
@@ -97,16 +131,26 @@ for (const request of [
     });
     const saved = events.findLast((event) => event.type === "saved");
     assert.ok(saved?.type === "saved" && saved.state.step === 3);
-    const resumed = await trained({ ...workOn(grown, 7), resume: JSON.parse(JSON.stringify(saved.state)) as TrainingState });
+    const resumed = await trained({
+      ...workOn(grown, 7),
+      resume: JSON.parse(JSON.stringify(saved.state)) as TrainingState,
+    });
     assert.deepEqual(digestsOf(resumed), digestsOf(whole));
     const part = asCheckpoint(grown, saved.state);
     assert.equal(part.manifest.growthMask?.step, 3);
     const optimizer = saved.state.optimizer;
-    const sizes = [...optimizer.firstMoments, ...optimizer.secondMoments].map(({ blob, offset, sizeBytes }) => [blob, offset + sizeBytes] as const);
-    const moments = Object.fromEntries(sizes.map(([digest, sizeBytes]) => [digest, blobLocation(folder, { digest, sizeBytes })]));
+    const sizes = [...optimizer.firstMoments, ...optimizer.secondMoments].map(
+      ({ blob, offset, sizeBytes }) => [blob, offset + sizeBytes] as const,
+    );
+    const moments = Object.fromEntries(
+      sizes.map(([digest, sizeBytes]) => [digest, blobLocation(folder, { digest, sizeBytes })]),
+    );
     const second = { ...part, manifest: { ...part.manifest, optimizer }, blobs: { ...part.blobs, ...moments } };
     const rest = await trained({ ...workOn(second, 4), skipTokens: saved.state.position });
-    assert.deepEqual(rest.weights.map(({ sha256 }) => sha256), whole.weights.map(({ sha256 }) => sha256));
+    assert.deepEqual(
+      rest.weights.map(({ sha256 }) => sha256),
+      whole.weights.map(({ sha256 }) => sha256),
+    );
     assert.equal(asCheckpoint(grown, whole).manifest.growthMask, null);
   });
 }
@@ -119,7 +163,10 @@ test("kept tensors get no gradient and no moments, keep their references, and a 
   whole.weights.forEach((tensor, index) => {
     if (!trainable.includes(tensor.name)) assert.deepEqual(tensor, grown.manifest.tensors[index]);
   });
-  assert.deepEqual(whole.optimizer.firstMoments.map(({ name }) => name), trainable);
+  assert.deepEqual(
+    whole.optimizer.firstMoments.map(({ name }) => name),
+    trainable,
+  );
   assert.ok(whole.weights.filter(({ sha256 }, index) => sha256 !== grown.manifest.tensors[index]!.sha256).length > 5);
   const stop = new AbortController();
   const events = await collect(train(work, kernels, stop.signal, { memoryBytes: null }), (event) => {

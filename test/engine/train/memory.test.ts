@@ -14,8 +14,15 @@ import { expectedTensors } from "../../../src/ops/architectures/llama.ts";
 import { tinyConfig } from "./trainerFixture.ts";
 
 const wide: LlamaConfig = {
-  ...tinyConfig, vocabSize: 2000, hiddenSize: 128, intermediateSize: 352, numHiddenLayers: 6, numAttentionHeads: 8,
-  numKeyValueHeads: 4, headDim: 16, maxPositionEmbeddings: 256,
+  ...tinyConfig,
+  vocabSize: 2000,
+  hiddenSize: 128,
+  intermediateSize: 352,
+  numHiddenLayers: 6,
+  numAttentionHeads: 8,
+  numKeyValueHeads: 4,
+  headDim: 16,
+  maxPositionEmbeddings: 256,
 };
 
 function heapBytes(): number {
@@ -30,7 +37,10 @@ test("a backward pass needs little more than the forward pass has kept, and neit
   const weights = new Map(expectedTensors(deep).map(({ name, shape }) => [name, tf.fill([...shape], 0.01)]));
   const before = heapBytes();
   const ids = Int32Array.from({ length: 512 }, (_, i) => i % 50);
-  const { loss, grads } = lossAndGradients({ kernels, config: deep, weights }, { ids, targets: ids, sequences: 4, length: 128 });
+  const { loss, grads } = lossAndGradients(
+    { kernels, config: deep, weights },
+    { ids, targets: ids, sequences: 4, length: 128 },
+  );
   const gradBytes = grads.reduce((sum, grad) => sum + grad.size * 4, 0);
   const layerBytes = 512 * 4 * (6 * 128 + 3 * 128 + 3 * 64 + 3 * 352);
   const grown = heapBytes() - before;
@@ -46,17 +56,38 @@ test("two updates with accumulation grow the wasm heap by less than the estimate
   const { kernels } = await kernelsFor("wasm");
   const before = heapBytes();
   const [sequences, length] = [4, 128];
-  const weights = new Map(expectedTensors(wide).map(({ name, shape }) =>
-    [name, tf.tidy(() => tf.variable(tf.randomNormal([...shape], 0, 0.05, "float32", 3)))]));
-  const optimizer = new AdamW(kernels, {
-    type: "adamw", learningRate: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, decay: "all", clip: 1,
-  }, weights, null);
+  const weights = new Map(
+    expectedTensors(wide).map(({ name, shape }) => [
+      name,
+      tf.tidy(() => tf.variable(tf.randomNormal([...shape], 0, 0.05, "float32", 3))),
+    ]),
+  );
+  const optimizer = new AdamW(
+    kernels,
+    {
+      type: "adamw",
+      learningRate: 1e-3,
+      betas: [0.9, 0.95],
+      eps: 1e-8,
+      weightDecay: 0,
+      decay: "all",
+      clip: 1,
+    },
+    weights,
+    null,
+  );
   const ids = Int32Array.from({ length: sequences * length }, (_, i) => (i * 7) % wide.vocabSize);
   async function* batches(): AsyncGenerator<MicroBatch> {
     for (let i = 0; i < 2; i++) yield { ids, targets: ids, sequences, length };
   }
   for (let step = 1; step <= 2; step++) {
-    await trainStep({ kernels, config: wide, weights }, optimizer, batches(), { learningRate: 1e-3, clip: 1, step }, new AbortController().signal);
+    await trainStep(
+      { kernels, config: wide, weights },
+      optimizer,
+      batches(),
+      { learningRate: 1e-3, clip: 1, step },
+      new AbortController().signal,
+    );
   }
   const grown = heapBytes() - before;
   const estimate = estimateTrainingMemory(wide, sequences, length);

@@ -12,7 +12,15 @@ import type { Kernels } from "../../../src/engine/kernels/kernels.ts";
 import { train } from "../../../src/engine/train/trainer.ts";
 import type { CodedError } from "../../../src/ops/errors.ts";
 import type { TrainingState, WorkEvent } from "../../../src/ops/events.ts";
-import { collect, digestsOf, resultOf, temporaryFolder, tinyCheckpoint, tinyDataset, tinyWork } from "./trainerFixture.ts";
+import {
+  collect,
+  digestsOf,
+  resultOf,
+  temporaryFolder,
+  tinyCheckpoint,
+  tinyDataset,
+  tinyWork,
+} from "./trainerFixture.ts";
 
 const never = new AbortController().signal;
 const folder = temporaryFolder();
@@ -47,13 +55,28 @@ function savedState(events: readonly WorkEvent[]): TrainingState | null {
 }
 
 function curve(events: readonly WorkEvent[]): Map<number, [number | null, number | null, number | null]> {
-  return new Map(events.flatMap((event) =>
-    event.type === "metrics" ? [[event.point.step, [event.point.loss, event.point.learningRate, event.point.validationLoss]]] : []));
+  return new Map(
+    events.flatMap((event) =>
+      event.type === "metrics"
+        ? [[event.point.step, [event.point.loss, event.point.learningRate, event.point.validationLoss]]]
+        : [],
+    ),
+  );
 }
 
-for (const [backend, choice] of [["cpu", "reference"], ["wasm", "reference"], ["wasm", "auto"]] as const) {
+for (const [backend, choice] of [
+  ["cpu", "reference"],
+  ["wasm", "reference"],
+  ["wasm", "auto"],
+] as const) {
   // turns 0: between updates; more: in the middle of a micro-batch or of a validation
-  const stops = backend === "cpu" ? [[2, 0], [3, 1]] : [0, 1, 2, 3, 4, 5].flatMap((step) => [0, 1, 2, 3, 4].map((turns) => [step, turns]));
+  const stops =
+    backend === "cpu"
+      ? [
+          [2, 0],
+          [3, 1],
+        ]
+      : [0, 1, 2, 3, 4, 5].flatMap((step) => [0, 1, 2, 3, 4].map((turns) => [step, turns]));
   test(`${backend}/${choice}: stopped at any of ${stops.length} moments and resumed, a run ends with the same bytes and curve`, async () => {
     const { kernels, work } = await setUp(backend, choice);
     const whole = await run(work, kernels);
@@ -101,7 +124,10 @@ test("a run killed between saves is taken up at the last one, and ends with the 
 test("a run aborted before it did anything saves nothing", async () => {
   const { kernels, work } = await setUp("wasm", "auto");
   const events = await collect(train(work, kernels, AbortSignal.abort(), { memoryBytes: null }));
-  assert.deepEqual(events.map(({ type }) => type), ["log", "stopped"]);
+  assert.deepEqual(
+    events.map(({ type }) => type),
+    ["log", "stopped"],
+  );
 });
 
 test("a resume point whose blob is gone is refused by name", async () => {

@@ -7,7 +7,11 @@ import { learningRateAt } from "../../../src/engine/train/schedule.ts";
 import { needsShared, sharedData } from "../../helpers/shared.ts";
 
 const paper: ScheduleSettings = {
-  type: "cosine", warmupSteps: 3000, totalSteps: 300_000, minLearningRate: 3e-5, decaySteps: 0,
+  type: "cosine",
+  warmupSteps: 3000,
+  totalSteps: 300_000,
+  minLearningRate: 3e-5,
+  decaySteps: 0,
 };
 
 function near(got: number, wanted: number, relative = 1e-9): void {
@@ -42,8 +46,17 @@ test("wsd stays up, then goes down in a straight line over its last steps", () =
 });
 
 test("constant stays up after warm-up, whatever the total", () => {
-  const constant: ScheduleSettings = { type: "constant", warmupSteps: 2, totalSteps: 5, minLearningRate: 0, decaySteps: 0 };
-  assert.deepEqual([0, 1, 2, 4, 100].map((t) => learningRateAt(constant, 4, t)), [0, 2, 4, 4, 4]);
+  const constant: ScheduleSettings = {
+    type: "constant",
+    warmupSteps: 2,
+    totalSteps: 5,
+    minLearningRate: 0,
+    decaySteps: 0,
+  };
+  assert.deepEqual(
+    [0, 1, 2, 4, 100].map((t) => learningRateAt(constant, 4, t)),
+    [0, 2, 4, 4, 4],
+  );
 });
 
 const conventions = [
@@ -57,7 +70,13 @@ for (const { name, type, min, start, warmup } of conventions) {
   const file = sharedData("golden", "hf", "train", `${name}.json`);
   test(`the rates of ${name} come out at every step`, needsShared(file), () => {
     const { lr_per_step: rates } = JSON.parse(readFileSync(file as string, "utf8")) as { lr_per_step: number[] };
-    const schedule: ScheduleSettings = { type, warmupSteps: warmup, totalSteps: 30, minLearningRate: min, decaySteps: 0 };
+    const schedule: ScheduleSettings = {
+      type,
+      warmupSteps: warmup,
+      totalSteps: 30,
+      minLearningRate: min,
+      decaySteps: 0,
+    };
     rates.forEach((rate, t) => {
       const got = learningRateAt(schedule, 3e-3, t, start);
       assert.ok(Math.abs(got - rate) <= 1e-12, `step ${t}: ${got}, wanted ${rate}`);

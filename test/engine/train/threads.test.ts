@@ -12,7 +12,16 @@ import { planThreads } from "../../../src/engine/train/threads.ts";
 import { train } from "../../../src/engine/train/trainer.ts";
 import type { TrainingState, WorkEvent } from "../../../src/ops/events.ts";
 import { missingBlas } from "../../helpers/blas.ts";
-import { collect, digestsOf, resultOf, temporaryFolder, tinyCheckpoint, tinyConfig, tinyDataset, tinyWork } from "./trainerFixture.ts";
+import {
+  collect,
+  digestsOf,
+  resultOf,
+  temporaryFolder,
+  tinyCheckpoint,
+  tinyConfig,
+  tinyDataset,
+  tinyWork,
+} from "./trainerFixture.ts";
 
 const large = 1e12;
 const unlimited = { heapBytes: null, totalBytes: null };
@@ -30,7 +39,9 @@ async function run(work: TrainWork, choice: KernelChoice, threads: number, stopA
   const events = train(work, kernels, controller.signal, {
     memoryBytes: null,
     threads: {
-      most: threads, leastFlops: 0, ...unlimited,
+      most: threads,
+      leastFlops: 0,
+      ...unlimited,
       start: (model, count) => startGradientThreads(model, count, { tfjs: "wasm", kernels: choice, variant: null }),
     },
   });
@@ -48,32 +59,41 @@ function savedState(events: readonly WorkEvent[]): TrainingState {
 const missing = await missingBlas();
 for (const choice of ["auto", "native"] as const) {
   const skip = choice === "native" && missing !== null ? missing : false;
-  test(`${choice}: 1, 2 and 4 threads end with the same bytes, run through or stopped on one number and resumed on another`, { skip }, async () => {
-    const work = { ...(await tinyThreadWork()), microBatchSequences: 1 };
-    const whole = await run(work, choice, 1);
-    const wanted = digestsOf(resultOf(whole).state);
-    for (const threads of [2, 4]) {
-      const events = await run(work, choice, threads);
-      assert.match(events[0]!.type === "log" ? events[0]!.message : "", new RegExp(`on each of ${threads} threads`));
-      assert.deepEqual(digestsOf(resultOf(events).state), wanted, `${threads} threads`);
-      assert.equal(resultOf(events).trainLoss, resultOf(whole).trainLoss);
-    }
-    const state = savedState(await run(work, choice, 2, 3));
-    assert.equal(state.step, 3);
-    for (const threads of [1, 4]) {
-      assert.deepEqual(digestsOf(resultOf(await run({ ...work, resume: state }, choice, threads)).state), wanted);
-    }
-  });
+  test(
+    `${choice}: 1, 2 and 4 threads end with the same bytes, run through or stopped on one number and resumed on another`,
+    { skip },
+    async () => {
+      const work = { ...(await tinyThreadWork()), microBatchSequences: 1 };
+      const whole = await run(work, choice, 1);
+      const wanted = digestsOf(resultOf(whole).state);
+      for (const threads of [2, 4]) {
+        const events = await run(work, choice, threads);
+        assert.match(events[0]!.type === "log" ? events[0]!.message : "", new RegExp(`on each of ${threads} threads`));
+        assert.deepEqual(digestsOf(resultOf(events).state), wanted, `${threads} threads`);
+        assert.equal(resultOf(events).trainLoss, resultOf(whole).trainLoss);
+      }
+      const state = savedState(await run(work, choice, 2, 3));
+      assert.equal(state.step, 3);
+      for (const threads of [1, 4]) {
+        assert.deepEqual(digestsOf(resultOf(await run({ ...work, resume: state }, choice, threads)).state), wanted);
+      }
+    },
+  );
 }
 
 test("left to themselves, 1, 2 and 4 threads take other micro-batches, and losses differ by rounding only", async () => {
   const work = { ...(await tinyThreadWork()), microBatchSequences: null };
   const runs = await Promise.all([1, 2, 4].map((threads) => run(work, "auto", threads)));
   const states = runs.map((events) => resultOf(events).state);
-  assert.deepEqual(states.map(({ numerics }) => numerics?.microBatchSequences), [4, 2, 1]);
+  assert.deepEqual(
+    states.map(({ numerics }) => numerics?.microBatchSequences),
+    [4, 2, 1],
+  );
   const losses = runs.map((events) => events.flatMap((event) => (event.type === "metrics" ? [event.point.loss!] : [])));
   for (const other of losses.slice(1)) {
-    other.forEach((loss, i) => assert.ok(Math.abs(loss - losses[0]![i]!) <= 1e-5, `step ${i + 1}: ${loss}, ${losses[0]![i]}`));
+    other.forEach((loss, i) =>
+      assert.ok(Math.abs(loss - losses[0]![i]!) <= 1e-5, `step ${i + 1}: ${loss}, ${losses[0]![i]}`),
+    );
   }
 });
 

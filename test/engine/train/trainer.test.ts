@@ -11,7 +11,16 @@ import type { TrainOptions } from "../../../src/engine/train/trainer.ts";
 import { countParameters } from "../../../src/ops/architectures/llama.ts";
 import type { CodedError } from "../../../src/ops/errors.ts";
 import type { MetricPoint, WorkEvent } from "../../../src/ops/events.ts";
-import { collect, digestsOf, resultOf, temporaryFolder, tinyCheckpoint, tinyConfig, tinyDataset, tinyWork } from "./trainerFixture.ts";
+import {
+  collect,
+  digestsOf,
+  resultOf,
+  temporaryFolder,
+  tinyCheckpoint,
+  tinyConfig,
+  tinyDataset,
+  tinyWork,
+} from "./trainerFixture.ts";
 
 const never = new AbortController().signal;
 const folder = temporaryFolder();
@@ -32,14 +41,26 @@ function pointsOf(events: readonly WorkEvent[]): MetricPoint[] {
 }
 
 async function failure(work: Promise<unknown>): Promise<CodedError> {
-  return work.then(() => assert.fail("it should have failed"), (error: unknown) => error as CodedError);
+  return work.then(
+    () => assert.fail("it should have failed"),
+    (error: unknown) => error as CodedError,
+  );
 }
 
 test("every update has one metric with exact tokens, FLOPs and learning rate", async () => {
   const points = pointsOf(await run());
-  assert.deepEqual(points.map(({ step }) => step), [1, 2, 3, 4, 5, 6]);
-  assert.deepEqual(points.map(({ tokens }) => tokens), [32, 64, 96, 128, 160, 192]);
-  assert.deepEqual(points.map(({ flops }) => flops), points.map(({ tokens }) => 6 * countParameters(tinyConfig).total * tokens));
+  assert.deepEqual(
+    points.map(({ step }) => step),
+    [1, 2, 3, 4, 5, 6],
+  );
+  assert.deepEqual(
+    points.map(({ tokens }) => tokens),
+    [32, 64, 96, 128, 160, 192],
+  );
+  assert.deepEqual(
+    points.map(({ flops }) => flops),
+    points.map(({ tokens }) => 6 * countParameters(tinyConfig).total * tokens),
+  );
   assert.equal(points[0]!.learningRate, 0);
   assert.ok(Math.abs(points[2]!.learningRate! - 1e-2) < 1e-15);
   assert.ok(points.every(({ loss, gradNorm, tokensPerSecond }) => loss! > 0 && gradNorm! > 0 && tokensPerSecond! > 0));
@@ -47,7 +68,10 @@ test("every update has one metric with exact tokens, FLOPs and learning rate", a
 
 test("validation falls due by tokens, and after the last update", async () => {
   const points = pointsOf(await run({ validateEveryTokens: 96, tokens: 5 * 32 }));
-  assert.deepEqual(points.map(({ validationLoss }) => validationLoss !== null), [false, false, true, false, true]);
+  assert.deepEqual(
+    points.map(({ validationLoss }) => validationLoss !== null),
+    [false, false, true, false, true],
+  );
   const silent = resultOf(await run({ validateEveryTokens: null, dataset: tinyDataset(folder, { validation: 0 }) }));
   assert.equal(silent.validationLoss, null);
 });
@@ -62,9 +86,12 @@ test("the run has ceil(tokens / batch tokens) updates, and its result says what 
 });
 
 test("the loss falls on text with a pattern", async () => {
-  const points = pointsOf(await run({
-    tokens: 60 * 32, schedule: { type: "constant", warmupSteps: 2, totalSteps: 60, minLearningRate: 0, decaySteps: 0 },
-  }));
+  const points = pointsOf(
+    await run({
+      tokens: 60 * 32,
+      schedule: { type: "constant", warmupSteps: 2, totalSteps: 60, minLearningRate: 0, decaySteps: 0 },
+    }),
+  );
   assert.ok(points.at(-1)!.loss! < 0.5 * points[0]!.loss!, `${points[0]!.loss} to ${points.at(-1)!.loss}`);
   assert.ok(points.at(-1)!.validationLoss! < 0.6 * points[0]!.loss!);
 });
@@ -72,7 +99,13 @@ test("the loss falls on text with a pattern", async () => {
 test("checkpoints are published by tokens, but not twice at the end", async () => {
   const events = await run({ saveEveryTokens: 64 });
   const saved = events.flatMap((event) => (event.type === "saved" ? [event] : []));
-  assert.deepEqual(saved.map(({ state, publish }) => [state.step, publish]), [[2, true], [4, true]]);
+  assert.deepEqual(
+    saved.map(({ state, publish }) => [state.step, publish]),
+    [
+      [2, true],
+      [4, true],
+    ],
+  );
   assert.ok(saved.every(({ blobs }) => blobs.length === 3));
   assert.equal(events.at(-1)!.type, "result");
 });
@@ -139,7 +172,10 @@ test("a run that diverges says at which step, and saves nothing after it", async
   assert.ok(Number(error.details["step"]) >= last, error.message);
   assert.match(error.message, /step \d/);
   const saved = seen.flatMap((event) => (event.type === "saved" ? [event.state.step] : []));
-  assert.ok(saved.every((step) => step < Number(error.details["step"])), `${saved} before ${error.message}`);
+  assert.ok(
+    saved.every((step) => step < Number(error.details["step"])),
+    `${saved} before ${error.message}`,
+  );
   assert.equal(tf.memory().numTensors, before, "no tensor is left over");
 });
 

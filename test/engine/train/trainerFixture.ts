@@ -15,9 +15,23 @@ import type { TensorRef } from "../../../src/ops/tensor.ts";
 import { seededStream } from "../../../src/ops/rng.ts";
 
 export const tinyConfig: LlamaConfig = {
-  vocabSize: 29, hiddenSize: 12, intermediateSize: 20, numHiddenLayers: 2, numAttentionHeads: 2, numKeyValueHeads: 1,
-  headDim: 6, maxPositionEmbeddings: 32, rmsNormEps: 1e-5, ropeTheta: 10000, ropeScaling: null, tieWordEmbeddings: true,
-  attentionBias: true, mlpBias: false, initializerRange: 0.02, bosTokenId: null, eosTokenIds: [],
+  vocabSize: 29,
+  hiddenSize: 12,
+  intermediateSize: 20,
+  numHiddenLayers: 2,
+  numAttentionHeads: 2,
+  numKeyValueHeads: 1,
+  headDim: 6,
+  maxPositionEmbeddings: 32,
+  rmsNormEps: 1e-5,
+  ropeTheta: 10000,
+  ropeScaling: null,
+  tieWordEmbeddings: true,
+  attentionBias: true,
+  mlpBias: false,
+  initializerRange: 0.02,
+  bosTokenId: null,
+  eosTokenIds: [],
 };
 
 const folders: string[] = [];
@@ -40,10 +54,13 @@ export async function tinyCheckpoint(
   const sizes = new Map<string, number>();
   let tensors = given?.tensors;
   if (!tensors) {
-    const written = await writeTensors(blobDir, expectedTensors(tinyConfig).map((info) => ({
-      info,
-      data: () => seededStream(11, info.name).fillNormal(new Float32Array(elementCount(info.shape)), 0.3),
-    })));
+    const written = await writeTensors(
+      blobDir,
+      expectedTensors(tinyConfig).map((info) => ({
+        info,
+        data: () => seededStream(11, info.name).fillNormal(new Float32Array(elementCount(info.shape)), 0.3),
+      })),
+    );
     tensors = written.tensors;
     sizes.set(written.blob.digest, written.blob.sizeBytes);
   }
@@ -52,8 +69,18 @@ export async function tinyCheckpoint(
   for (const { blob, offset, sizeBytes } of all) sizes.set(blob, Math.max(sizes.get(blob) ?? 0, offset + sizeBytes));
   return {
     id: "ckpt_tiny",
-    manifest: { architecture: "llama", config: tinyConfig, configJson: {}, tensors, files: [], original: null, optimizer },
-    blobs: Object.fromEntries([...sizes].map(([digest, sizeBytes]) => [digest, blobLocation(blobDir, { digest, sizeBytes })])),
+    manifest: {
+      architecture: "llama",
+      config: tinyConfig,
+      configJson: {},
+      tensors,
+      files: [],
+      original: null,
+      optimizer,
+    },
+    blobs: Object.fromEntries(
+      [...sizes].map(([digest, sizeBytes]) => [digest, blobLocation(blobDir, { digest, sizeBytes })]),
+    ),
   };
 }
 
@@ -62,7 +89,10 @@ function patternedIds(count: number, vocab: number): Uint16Array {
   return Uint16Array.from({ length: count }, (_, i) => (i + Math.floor(i / 3)) % vocab);
 }
 
-export function tinyDataset(folder: string, options: { train?: number; validation?: number; vocab?: number } = {}): ResolvedDataset {
+export function tinyDataset(
+  folder: string,
+  options: { train?: number; validation?: number; vocab?: number } = {},
+): ResolvedDataset {
   const { train = 400, validation = 90, vocab = tinyConfig.vocabSize } = options;
   const shard = (side: string, count: number): { blob: string; numTokens: number; path: string } => {
     const name = `${side}-${count}-${vocab}.u16`;
@@ -77,29 +107,63 @@ export function tinyDataset(folder: string, options: { train?: number; validatio
   return {
     id: "data_tiny",
     manifest: {
-      tokenizer: { kind: "bytes" }, vocabSize: vocab, eosTokenId: 0, tokenDtype: "u16",
-      train: ref(shards.train), validation: ref(shards.validation),
-      numTokens: train, numValidationTokens: validation, numDocuments: 1, numValidationDocuments: 1, digest: "",
+      tokenizer: { kind: "bytes" },
+      vocabSize: vocab,
+      eosTokenId: 0,
+      tokenDtype: "u16",
+      train: ref(shards.train),
+      validation: ref(shards.validation),
+      numTokens: train,
+      numValidationTokens: validation,
+      numDocuments: 1,
+      numValidationDocuments: 1,
+      digest: "",
     },
-    blobs: Object.fromEntries(Object.values(shards).map(({ blob, numTokens, path }) =>
-      [blob, { path, sizeBytes: numTokens * 2, mtimeMs: null }])),
+    blobs: Object.fromEntries(
+      Object.values(shards).map(({ blob, numTokens, path }) => [
+        blob,
+        { path, sizeBytes: numTokens * 2, mtimeMs: null },
+      ]),
+    ),
   };
 }
 
 /** Six updates of 4 sequences of 8 tokens, two micro-batches each, validated every second one. */
 export function tinyWork(checkpoint: ResolvedCheckpoint, dataset: ResolvedDataset, blobDir: string): TrainWork {
   return {
-    checkpoint, dataset, blobDir,
-    tokens: 6 * 32, batchTokens: 32, sequenceLength: 8, microBatchSequences: 2,
-    optimizer: { type: "adamw", learningRate: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, decay: "matrices", clip: 1 },
+    checkpoint,
+    dataset,
+    blobDir,
+    tokens: 6 * 32,
+    batchTokens: 32,
+    sequenceLength: 8,
+    microBatchSequences: 2,
+    optimizer: {
+      type: "adamw",
+      learningRate: 1e-2,
+      betas: [0.9, 0.95],
+      eps: 1e-8,
+      weightDecay: 0.1,
+      decay: "matrices",
+      clip: 1,
+    },
     schedule: { type: "cosine", warmupSteps: 2, totalSteps: 6, minLearningRate: 1e-3, decaySteps: 0 },
-    seed: 0, skipTokens: 3, validateEveryTokens: 64, validationTokens: 64, saveEveryTokens: null, saveEveryMs: 1e9,
-    keepOptimizerState: true, resume: null,
+    seed: 0,
+    skipTokens: 3,
+    validateEveryTokens: 64,
+    validationTokens: 64,
+    saveEveryTokens: null,
+    saveEveryMs: 1e9,
+    keepOptimizerState: true,
+    resume: null,
   };
 }
 
 /** Runs to the end; `onEvent` may abort or count. */
-export async function collect(events: AsyncIterable<WorkEvent>, onEvent?: (event: WorkEvent) => void): Promise<WorkEvent[]> {
+export async function collect(
+  events: AsyncIterable<WorkEvent>,
+  onEvent?: (event: WorkEvent) => void,
+): Promise<WorkEvent[]> {
   const all: WorkEvent[] = [];
   for await (const event of events) {
     all.push(event);
@@ -120,6 +184,8 @@ export function digestsOf(state: TrainingState): Record<string, string> {
     list.map(({ name, sha256 }) => [prefix + name, sha256]);
   const { optimizer } = state;
   return Object.fromEntries([
-    ...entries(state.weights, ""), ...entries(optimizer.firstMoments, "m:"), ...entries(optimizer.secondMoments, "v:"),
+    ...entries(state.weights, ""),
+    ...entries(optimizer.firstMoments, "m:"),
+    ...entries(optimizer.secondMoments, "v:"),
   ]);
 }

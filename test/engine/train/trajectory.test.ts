@@ -51,7 +51,12 @@ interface Trainable extends Model {
 }
 
 /** The folder's weights as variables on a backend; `layers` picks source layers for a stacked model. */
-async function trainable(path: string, backend: TfjsBackendName, choice: KernelChoice, layers?: number[]): Promise<Trainable> {
+async function trainable(
+  path: string,
+  backend: TfjsBackendName,
+  choice: KernelChoice,
+  layers?: number[],
+): Promise<Trainable> {
   await activateTfjs(backend);
   const { kernels } = await kernelsFor(backend, choice);
   const { manifest, ...rest } = resolveFolder(path);
@@ -60,18 +65,28 @@ async function trainable(path: string, backend: TfjsBackendName, choice: KernelC
   const source = await loadWeights({ manifest, ...rest });
   const weights = new Map<string, tf.Variable>();
   const put = (name: string, from: string): void => {
-    weights.set(name, tf.tidy(() => tf.variable(tf.add(source.get(from) as tf.Tensor, 0), true)));
+    weights.set(
+      name,
+      tf.tidy(() => tf.variable(tf.add(source.get(from) as tf.Tensor, 0), true)),
+    );
   };
   for (const name of source.keys()) {
     const match = /^model\.layers\.(\d+)\.(.*)$/.exec(name);
     if (!match) put(name, name);
-    else order.forEach((from, to) => { if (from === Number(match[1])) put(`model.layers.${to}.${match[2]}`, name); });
+    else
+      order.forEach((from, to) => {
+        if (from === Number(match[1])) put(`model.layers.${to}.${match[2]}`, name);
+      });
   }
   tf.dispose([...source.values()]);
   return { kernels, config, weights };
 }
 
-async function checkGradients(model: Trainable, batch: MicroBatch, golden: ReturnType<typeof readGolden>): Promise<void> {
+async function checkGradients(
+  model: Trainable,
+  batch: MicroBatch,
+  golden: ReturnType<typeof readGolden>,
+): Promise<void> {
   const count = countTargets(batch.targets);
   const { loss, grads } = lossAndGradients(model, batch);
   const names = [...model.weights.keys()];
@@ -103,9 +118,18 @@ async function checkRun(
   const optimizer = new AdamW(model.kernels, settings, model.weights, null);
   let tensors = 0;
   for (const [step, { loss, norm, learningRate }] of steps.entries()) {
-    const outcome = await trainStep(model, optimizer, each(batchesOf(step)), { learningRate, clip: settings.clip, step: step + 1 }, never);
+    const outcome = await trainStep(
+      model,
+      optimizer,
+      each(batchesOf(step)),
+      { learningRate, clip: settings.clip, step: step + 1 },
+      never,
+    );
     assert.ok(outcome && Math.abs(outcome.loss - loss) <= 1e-4, `step ${step}: loss ${outcome?.loss}, wanted ${loss}`);
-    assert.ok(Math.abs(outcome.gradNorm - norm) <= 1e-3 * norm, `step ${step}: norm ${outcome.gradNorm}, wanted ${norm}`);
+    assert.ok(
+      Math.abs(outcome.gradNorm - norm) <= 1e-3 * norm,
+      `step ${step}: norm ${outcome.gradNorm}, wanted ${norm}`,
+    );
     if (step === 0) tensors = tf.memory().numTensors;
     assert.equal(tf.memory().numTensors, tensors, `step ${step} leaves no tensor over`);
   }
@@ -123,15 +147,22 @@ interface GoldenRun {
   grad_norm_before_clip: number[];
 }
 
-const runs = folder ? readdirSync(folder).filter((name) => /\.acc\d\.decay_\w+\.json$/.test(name)).sort() : [];
+const runs = folder
+  ? readdirSync(folder)
+      .filter((name) => /\.acc\d\.decay_\w+\.json$/.test(name))
+      .sort()
+  : [];
 /** All runs go on the default kernels; on the slow ones a spread of models, schedules and accumulation. */
 const spread: Readonly<Record<string, readonly string[]>> = {
   "cpu/reference": [
-    "T1_tied_gqa.cosine_lit.acc1.decay_all.json", "T2_untied_hd12_bias.cosine_min10.acc1.decay_matrices.json",
+    "T1_tied_gqa.cosine_lit.acc1.decay_all.json",
+    "T2_untied_hd12_bias.cosine_min10.acc1.decay_matrices.json",
   ],
   "wasm/reference": [
-    "T1_tied_gqa.cosine_hf.acc2.decay_matrices.json", "T1_tied_gqa.constant.acc1.decay_matrices.json",
-    "T2_untied_hd12_bias.constant.acc2.decay_all.json", "T2_untied_hd12_bias.cosine_lit.acc1.decay_matrices.json",
+    "T1_tied_gqa.cosine_hf.acc2.decay_matrices.json",
+    "T1_tied_gqa.constant.acc1.decay_matrices.json",
+    "T2_untied_hd12_bias.constant.acc2.decay_all.json",
+    "T2_untied_hd12_bias.cosine_lit.acc1.decay_matrices.json",
   ],
 };
 
@@ -140,18 +171,29 @@ async function goldenRun(backend: TfjsBackendName, choice: KernelChoice, file: s
   const [name] = file.split(".") as [string];
   const accumulate = Number(/\.acc(\d)\./.exec(file)![1]);
   const golden = JSON.parse(readFileSync(join(path, file), "utf8")) as GoldenRun;
-  const ids = readGolden(join(path, `${name}.batches.safetensors`)).values().next().value!;
+  const ids = readGolden(join(path, `${name}.batches.safetensors`))
+    .values()
+    .next().value!;
   const [, rows, width] = ids.shape as [number, number, number];
   const model = await trainable(join(path, `${name}.init`), backend, choice);
   const settings: OptimizerSettings = {
-    type: "adamw", learningRate: 3e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1,
-    decay: file.includes("decay_all") ? "all" : "matrices", clip: 1,
+    type: "adamw",
+    learningRate: 3e-3,
+    betas: [0.9, 0.95],
+    eps: 1e-8,
+    weightDecay: 0.1,
+    decay: file.includes("decay_all") ? "all" : "matrices",
+    clip: 1,
   };
   const steps = golden.lr_per_step.map((learningRate, i) => ({
-    learningRate, loss: golden.loss[i] as number, norm: golden.grad_norm_before_clip[i] as number,
+    learningRate,
+    loss: golden.loss[i] as number,
+    norm: golden.grad_norm_before_clip[i] as number,
   }));
-  const batchesOf = (step: number): MicroBatch[] => Array.from({ length: accumulate }, (_, a) =>
-    shifted(ids.values, rows, width, (step * accumulate + a) * rows * width));
+  const batchesOf = (step: number): MicroBatch[] =>
+    Array.from({ length: accumulate }, (_, a) =>
+      shifted(ids.values, rows, width, (step * accumulate + a) * rows * width),
+    );
   await checkRun(model, settings, steps, batchesOf, readGolden(join(path, file.replace(/json$/, "final.safetensors"))));
 }
 
@@ -160,14 +202,17 @@ for (const [backend, choice] of [["cpu", "reference"], ["wasm", "reference"], ["
   for (const name of ["T1_tied_gqa", "T2_untied_hd12_bias"]) {
     test(`${backend}/${choice}: the gradients of ${name} are PyTorch's`, needsShared(folder), async () => {
       const model = await trainable(join(folder as string, `${name}.init`), backend, choice);
-      const ids = readGolden(join(folder as string, `${name}.batches.safetensors`)).values().next().value!;
+      const ids = readGolden(join(folder as string, `${name}.batches.safetensors`))
+        .values()
+        .next().value!;
       const golden = readGolden(join(folder as string, `${name}.grads_first_batch.safetensors`));
       await checkGradients(model, shifted(ids.values, ids.shape[1]!, ids.shape[2]!), golden);
       tf.dispose([...model.weights.values()]);
     });
   }
   for (const file of runs.filter((run) => spread[`${backend}/${choice}`]?.includes(run) ?? true)) {
-    test(`${backend}/${choice}: the run ${file} goes as in PyTorch, step by step`, () => goldenRun(backend, choice, file));
+    test(`${backend}/${choice}: the run ${file} goes as in PyTorch, step by step`, () =>
+      goldenRun(backend, choice, file));
   }
 }
 
@@ -176,7 +221,10 @@ interface TorchGolden {
 }
 
 for (const [backend, choice] of [["wasm", "reference"], ["wasm", "auto"], ...native] as const) {
-  for (const [name, layers] of [["stories260K", undefined], ["stack_x2", [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]]] as const) {
+  for (const [name, layers] of [
+    ["stories260K", undefined],
+    ["stack_x2", [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]],
+  ] as const) {
     if (choice === "reference" && layers) continue; // slow, and the same arithmetic once more
     test(`${backend}/${choice}: 20 steps of ${name} go as in PyTorch`, needsShared(torch, stories), async () => {
       const path = torch as string;
@@ -186,7 +234,13 @@ for (const [backend, choice] of [["wasm", "reference"], ["wasm", "auto"], ...nat
       const model = await trainable(stories as string, backend, choice, layers ? [...layers] : undefined);
       if (!layers) await checkGradients(model, shifted(ids, 4, 129), readGolden(join(path, "grad_step0.safetensors")));
       const settings: OptimizerSettings = {
-        type: "adamw", learningRate: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, decay: "matrices", clip: 1,
+        type: "adamw",
+        learningRate: 1e-3,
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        weightDecay: 0.1,
+        decay: "matrices",
+        clip: 1,
       };
       const steps = train[name]!.map(({ loss, lr, grad_norm }) => ({ loss, learningRate: lr, norm: grad_norm }));
       const final = readGolden(join(path, `train_${name}_final.safetensors`));

@@ -25,7 +25,11 @@ test("a whole checkpoint passes, in any order, and comes back in the order of th
 });
 
 test("a missing tensor is named", () => {
-  refuses(toyConfig, whole.filter(({ name }) => name !== "model.layers.1.mlp.up_proj.weight"), /layers\.1\.mlp\.up_proj/);
+  refuses(
+    toyConfig,
+    whole.filter(({ name }) => name !== "model.layers.1.mlp.up_proj.weight"),
+    /layers\.1\.mlp\.up_proj/,
+  );
 });
 
 test("an untied checkpoint without its head is refused", () => {
@@ -63,7 +67,10 @@ test("rotary buffers of old files are left out, whatever their shape", () => {
   ];
   const { tensors, ignored } = checkTensors(toyConfig, [...whole, ...buffers]);
   assert.deepEqual(tensors, whole);
-  assert.deepEqual(ignored, buffers.map(({ name }) => name));
+  assert.deepEqual(
+    ignored,
+    buffers.map(({ name }) => name),
+  );
 });
 
 test("a tied head may be absent, or present and equal; present it is left out", () => {

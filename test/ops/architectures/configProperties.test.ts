@@ -47,7 +47,10 @@ test("a config with any fields replaced by anything is refused by name, or reads
     }
     read += 1;
     assert.deepEqual(formatLlamaConfig(config, json), json);
-    assert.deepEqual(parseLlamaConfig(formatLlamaConfig({ ...config, numHiddenLayers: 7 }, json)), { ...config, numHiddenLayers: 7 });
+    assert.deepEqual(parseLlamaConfig(formatLlamaConfig({ ...config, numHiddenLayers: 7 }, json)), {
+      ...config,
+      numHiddenLayers: 7,
+    });
     assert.deepEqual(parseLlamaConfig(formatLlamaConfig(config, {})), config);
   });
   fc.assert(property, { seed, numRuns: 5000 });

@@ -5,19 +5,37 @@ import { tensorSpecs } from "../../../src/ops/architectures/llama.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
 import { toyConfig } from "../helpers/models.ts";
 
-const config = { ...toyConfig, hiddenSize: 64, intermediateSize: 96, vocabSize: 101, attentionBias: true, mlpBias: true };
+const config = {
+  ...toyConfig,
+  hiddenSize: 64,
+  intermediateSize: 96,
+  vocabSize: 101,
+  attentionBias: true,
+  mlpBias: true,
+};
 
 test("each tensor has the spread of the paper's rule: 2 / (5 fan_in), the down projection 1 / (fan_in l^2)", () => {
   for (const spec of tensorSpecs(config)) {
     const values = initializeTensor(config, spec.name, 3);
-    if (spec.row.kind === "norm") assert.ok(values.every((value) => value === 1), spec.name);
-    else if (spec.row.kind === "bias") assert.ok(values.every((value) => value === 0), spec.name);
+    if (spec.row.kind === "norm")
+      assert.ok(
+        values.every((value) => value === 1),
+        spec.name,
+      );
+    else if (spec.row.kind === "bias")
+      assert.ok(
+        values.every((value) => value === 0),
+        spec.name,
+      );
     else {
       const fanIn = spec.shape[1]!;
       const std = spec.row.role === "down" ? 1 / (Math.sqrt(fanIn) * 3) : Math.sqrt(0.4 / fanIn);
       assert.equal(initialStd(config, spec), spec.row.role === "down" ? 1 / Math.sqrt(fanIn) / 3 : std);
       const measured = Math.sqrt(values.reduce((total, value) => total + value * value, 0) / values.length);
-      assert.ok(Math.abs(measured / std - 1) < 4 / Math.sqrt(2 * values.length), `${spec.name}: ${measured} for ${std}`);
+      assert.ok(
+        Math.abs(measured / std - 1) < 4 / Math.sqrt(2 * values.length),
+        `${spec.name}: ${measured} for ${std}`,
+      );
       const mean = values.reduce((total, value) => total + value, 0) / values.length;
       assert.ok(Math.abs(mean) < (4 * std) / Math.sqrt(values.length), `${spec.name}: mean ${mean}`);
     }

@@ -112,7 +112,12 @@ const lies: [title: string, change: JsonObject, code: ErrorCode, field: string][
   ["unknown rope", { rope_scaling: { rope_type: "magic", factor: 2 } }, "checkpoint_unsupported", "rope_type"],
   ["a rope factor without type", { rope_scaling: { factor: 2 } }, "checkpoint_corrupt", "rope_type"],
   ["a rope factor of text", { rope_scaling: { rope_type: "linear", factor: "2" } }, "checkpoint_corrupt", "factor"],
-  ["two rope thetas", { rope_parameters: { rope_theta: 1e4, rope_type: "default" } }, "checkpoint_corrupt", "rope_theta"],
+  [
+    "two rope thetas",
+    { rope_parameters: { rope_theta: 1e4, rope_type: "default" } },
+    "checkpoint_corrupt",
+    "rope_theta",
+  ],
   ["heads that do not divide hidden", { num_attention_heads: 3 }, "checkpoint_corrupt", "num_attention_heads"],
   ["kv heads that do not divide heads", { num_key_value_heads: 3 }, "checkpoint_corrupt", "num_key_value_heads"],
   ["more kv heads than heads", { num_key_value_heads: 16 }, "checkpoint_corrupt", "num_key_value_heads"],
@@ -138,7 +143,10 @@ for (const [title, change, code, field] of lies) {
 
 test("a config that is no object, or is a list, is refused", () => {
   for (const json of [null, 3, "x", [], undefined]) {
-    assert.throws(() => parseLlamaConfig(json), (error) => error instanceof CodedError && error.code === "checkpoint_corrupt");
+    assert.throws(
+      () => parseLlamaConfig(json),
+      (error) => error instanceof CodedError && error.code === "checkpoint_corrupt",
+    );
   }
 });
 

@@ -20,7 +20,12 @@ function compose(...steps: JsonObject[]): GrowthPlan {
 }
 
 test("one plan of several steps gives the bits that the steps give one after the other", () => {
-  const cases = [[stack, tile], [wide, stack], [silent, wide], [wide, silent, tile]];
+  const cases = [
+    [stack, tile],
+    [wide, stack],
+    [silent, wide],
+    [wide, silent, tile],
+  ];
   for (const steps of cases) {
     let source = toy.source;
     let weights = inDouble(toy.weights);
@@ -50,7 +55,10 @@ test("invariant 30: tile and stack commute, and the order wide-then-deep builds 
   assert.ok(deepFirst.newBytes > wideFirst.newBytes);
   for (const { info, recipe } of wideFirst.tensors) {
     if (recipe.type !== "build" || recipe.sameAs === undefined) continue;
-    assert.equal(recipe.sameAs, info.name.replace(/layers\.(\d)/, (_, layer: string) => `layers.${Number(layer) - 3}`));
+    assert.equal(
+      recipe.sameAs,
+      info.name.replace(/layers\.(\d)/, (_, layer: string) => `layers.${Number(layer) - 3}`),
+    );
   }
 });
 
@@ -89,11 +97,23 @@ const refusals: [title: string, request: object, pointer: string][] = [
   ["another parameter beside steps", { params: { steps: [stack], noise: 1 } }, "/params/noise"],
   ["a step that is null", { params: { steps: [null] } }, "/params/steps/0"],
   ["a step with a foreign field", { params: { steps: [{ ...stack, seed: 1 }] } }, "/params/steps/0/seed"],
-  ["a step of an unknown operator", { params: { steps: [stack, { ...stack, operator: "x" }] } }, "/params/steps/1/operator"],
+  [
+    "a step of an unknown operator",
+    { params: { steps: [stack, { ...stack, operator: "x" }] } },
+    "/params/steps/1/operator",
+  ],
   ["a step of an unknown axis", { params: { steps: [{ ...stack, axis: "x" }] } }, "/params/steps/0/axis"],
   ["a step with a factor of text", { params: { steps: [{ ...stack, factor: "2" }] } }, "/params/steps/0/factor"],
-  ["a step's own bad parameter", { params: { steps: [stack, { ...wide, params: { split: 1, target: {} } }] } }, "/params/steps/1/params/split"],
-  ["steps within steps", { params: { steps: [{ ...stack, params: { steps: [stack] } }] } }, "/params/steps/0/params/steps"],
+  [
+    "a step's own bad parameter",
+    { params: { steps: [stack, { ...wide, params: { split: 1, target: {} } }] } },
+    "/params/steps/1/params/split",
+  ],
+  [
+    "steps within steps",
+    { params: { steps: [{ ...stack, params: { steps: [stack] } }] } },
+    "/params/steps/0/params/steps",
+  ],
 ];
 for (const [title, request, pointer] of refusals) {
   test(`refused: ${title}, at ${pointer}`, () => {

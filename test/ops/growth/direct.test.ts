@@ -13,7 +13,10 @@ import { loadSafetensors } from "../helpers/safetensors.ts";
 
 const toy = makeToy();
 
-function depth(change: Omit<GrowthPlanRequest, "operator" | "axis">, source = toy.source): ReturnType<typeof planGrowth> {
+function depth(
+  change: Omit<GrowthPlanRequest, "operator" | "axis">,
+  source = toy.source,
+): ReturnType<typeof planGrowth> {
   return planGrowth(source, { operator: "direct", axis: "depth", ...change });
 }
 
@@ -88,7 +91,12 @@ const refusals: [title: string, request: object, code: string, pointer: string][
   ["an unknown pattern", { params: { pattern: "spiral" } }, "unprocessable", "/params/pattern"],
   ["a pattern that is a number", { params: { pattern: 7 } }, "invalid_request", "/params/pattern"],
   ["a pattern that shrinks", { params: { pattern: "12" } }, "unprocessable", "/params/pattern"],
-  ["a scheme that cannot be", { params: { pattern: { name: "midas", block: 2 } } }, "unprocessable", "/params/pattern/block"],
+  [
+    "a scheme that cannot be",
+    { params: { pattern: { name: "midas", block: 2 } } },
+    "unprocessable",
+    "/params/pattern/block",
+  ],
 ];
 for (const [title, request, code, pointer] of refusals) {
   test(`refused: ${title}, at ${pointer}`, () => {

@@ -96,12 +96,16 @@ test("invariant 12: one zero per path: 13 of 18 new blocks have no gradient at f
   const stream = seededStream(3, "step");
   for (const name of weights.keys()) {
     const kept = still.filter((block) => block.name === name);
-    const moved = weights.get(name)!.map((value, at) =>
-      kept.some(({ chosen }) => chosen(at)) ? value : value + 0.03 * stream.normal());
+    const moved = weights
+      .get(name)!
+      .map((value, at) => (kept.some(({ chosen }) => chosen(at)) ? value : value + 0.03 * stream.normal()));
     stepped.set(name, moved);
   }
   const dead = blocks.filter(({ name, chosen }) => Math.abs(slope(plan, stepped, name, chosen)) < 1e-9);
-  assert.deepEqual(dead.map(({ block }) => block), []);
+  assert.deepEqual(
+    dead.map(({ block }) => block),
+    [],
+  );
 });
 
 test("invariant 15: an even split gives copies equal gradients, an elementwise one does not", () => {

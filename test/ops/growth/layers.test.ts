@@ -31,8 +31,14 @@ function rate(list: readonly number[]): string {
 }
 
 test("invariant 32: the interpolation list for 8 -> 24 is floor(i / 3), the stack list i mod 8", () => {
-  assert.deepEqual(interpolatedLayers(8, 3), Array.from({ length: 24 }, (_, i) => Math.floor(i / 3)));
-  assert.deepEqual(stackedLayers(8, 3), Array.from({ length: 24 }, (_, i) => i % 8));
+  assert.deepEqual(
+    interpolatedLayers(8, 3),
+    Array.from({ length: 24 }, (_, i) => Math.floor(i / 3)),
+  );
+  assert.deepEqual(
+    stackedLayers(8, 3),
+    Array.from({ length: 24 }, (_, i) => i % 8),
+  );
 });
 
 test("invariant 20: the eight partial stacks have 24 layers, use each source layer, begin at 0 and end at 5", () => {
@@ -59,7 +65,10 @@ test("invariant 19: connection rates of the paper's stacks, of interpolation, SO
 
 test("invariant 30, as lists: stacking by g1 and then by g2 is stacking by g1 g2", () => {
   const once = stackedLayers(3, 2);
-  assert.deepEqual(stackedLayers(6, 3).map((layer) => once[layer]), stackedLayers(3, 6));
+  assert.deepEqual(
+    stackedLayers(6, 3).map((layer) => once[layer]),
+    stackedLayers(3, 6),
+  );
 });
 
 test("ranges reach layers above 9", () => {
@@ -97,9 +106,24 @@ const refusals: [title: string, run: () => unknown, code: string, pointer: strin
   ["a scheme without its field", () => schemeLayers({ name: "solar" }, 6, "/p"), "invalid_request", "/p/drop"],
   ["a foreign field", () => schemeLayers({ name: "solar", drop: 1, block: 2 }, 6, "/p"), "invalid_request", "/p/block"],
   ["a SOLAR that drops half", () => schemeLayers({ name: "solar", drop: 3 }, 6, "/p"), "unprocessable", "/p/drop"],
-  ["groups that do not divide", () => schemeLayers({ name: "llama_pro", every: 4 }, 6, "/p"), "unprocessable", "/p/every"],
-  ["a block that does not divide", () => schemeLayers({ name: "midas", block: 4 }, 6, "/p"), "unprocessable", "/p/block"],
-  ["a block larger than the model", () => schemeLayers({ name: "lidas", block: 7 }, 6, "/p"), "unprocessable", "/p/block"],
+  [
+    "groups that do not divide",
+    () => schemeLayers({ name: "llama_pro", every: 4 }, 6, "/p"),
+    "unprocessable",
+    "/p/every",
+  ],
+  [
+    "a block that does not divide",
+    () => schemeLayers({ name: "midas", block: 4 }, 6, "/p"),
+    "unprocessable",
+    "/p/block",
+  ],
+  [
+    "a block larger than the model",
+    () => schemeLayers({ name: "lidas", block: 7 }, 6, "/p"),
+    "unprocessable",
+    "/p/block",
+  ],
 ];
 for (const [title, run, code, pointer] of refusals) {
   test(`refused: ${title}`, () => {

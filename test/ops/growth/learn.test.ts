@@ -20,7 +20,12 @@ function parametersOf(rest: Omit<GrowthPlanRequest, "operator">, toy = makeToy()
 const count = (shapes: readonly (readonly [number, number])[]): number => shapes.reduce((n, [a, b]) => n + a * b, 0);
 
 test("invariant 14: learned depth growth starts as G_stack, bit for bit and by reference, signed zeros and all", () => {
-  for (const change of [{}, { tieWordEmbeddings: true }, { attentionBias: true, mlpBias: true }, { numHiddenLayers: 1 }]) {
+  for (const change of [
+    {},
+    { tieWordEmbeddings: true },
+    { attentionBias: true, mlpBias: true },
+    { numHiddenLayers: 1 },
+  ]) {
     const toy = makeToy(change);
     for (const values of toy.weights.values()) values[1] = -0;
     const stacked = planGrowth(toy.source, { operator: "direct", axis: "depth", factor: 4 });
@@ -48,13 +53,22 @@ test("width maps exist for the axes that grow, one each, with queries, keys and 
   const shapes = (rest: Omit<GrowthPlanRequest, "operator">): Record<string, readonly number[]> =>
     Object.fromEntries(parametersOf(rest).map(({ name, shape }) => [name, shape]));
   assert.deepEqual(shapes({ axis: "width", factor: 2 }), {
-    "width.hidden": [64, 32], "width.intermediate": [96, 48],
-    "width.query": [64, 32], "width.key": [32, 16], "width.value": [32, 16],
+    "width.hidden": [64, 32],
+    "width.intermediate": [96, 48],
+    "width.query": [64, 32],
+    "width.key": [32, 16],
+    "width.value": [32, 16],
   });
   assert.deepEqual(shapes({ axis: "width", params: { target: { hidden_size: 40 } } }), { "width.hidden": [40, 32] });
   const joint = shapes({ axis: "width", params: { target: { intermediate_size: 50 }, num_hidden_layers: 7 } });
   assert.deepEqual(Object.keys(joint).length, 10);
-  assert.deepEqual([joint["depth.q_proj"], joint["width.intermediate"]], [[7, 3], [50, 48]]);
+  assert.deepEqual(
+    [joint["depth.q_proj"], joint["width.intermediate"]],
+    [
+      [7, 3],
+      [50, 48],
+    ],
+  );
 });
 
 test("a width map starts as the identity over rows of N(0, 1 / size), the same for one seed and not for another", () => {
@@ -74,30 +88,52 @@ test("a width map starts as the identity over rows of N(0, 1 / size), the same f
 
 /** Exchanging heads, neurons or residual dimensions of a model changes nothing: an expansion that does only that. */
 test("an expansion that permutes every axis, and undoes a mixture of layers, keeps the function to 1e-12", () => {
-  for (const change of [{}, { tieWordEmbeddings: true }, { attentionBias: true, mlpBias: true }, { numKeyValueHeads: 4 }]) {
+  for (const change of [
+    {},
+    { tieWordEmbeddings: true },
+    { attentionBias: true, mlpBias: true },
+    { numKeyValueHeads: 4 },
+  ]) {
     const toy = makeToy(change);
     const { source } = toy;
     const { config } = source;
     // A target with one neuron, head group and hidden dimension more, all of them zero: the maps are then square enough.
-    const target = { hidden_size: 48, intermediate_size: 49, num_attention_heads: 6, num_key_value_heads: (6 / 4) * config.numKeyValueHeads };
+    const target = {
+      hidden_size: 48,
+      intermediate_size: 49,
+      num_attention_heads: 6,
+      num_key_value_heads: (6 / 4) * config.numKeyValueHeads,
+    };
     const plan = planGrowth(source, ask({ axis: "width", params: { target, num_hidden_layers: 4 } }));
     const parameters = plan.fit!.expansion.parameters;
     const group = config.numAttentionHeads / config.numKeyValueHeads;
-    const values = new Map(parameters.map(({ name, shape: [rows, columns] }) => {
-      const map = new Float32Array(rows * columns);
-      for (let column = 0; column < columns; column += 1) {
-        let row = name.startsWith("depth.") ? column : rows - 1 - column;
-        // whole groups of heads change places, or rotary frequencies and groups would be torn apart
-        const block = name === "width.query" ? group * config.headDim : name === "width.key" || name === "width.value" ? config.headDim : 0;
-        if (block > 0) row = rows - block * (Math.floor(column / block) + 1) + (column % block);
-        map[row * columns + column] = 1;
-      }
-      return [name, map];
-    }));
+    const values = new Map(
+      parameters.map(({ name, shape: [rows, columns] }) => {
+        const map = new Float32Array(rows * columns);
+        for (let column = 0; column < columns; column += 1) {
+          let row = name.startsWith("depth.") ? column : rows - 1 - column;
+          // whole groups of heads change places, or rotary frequencies and groups would be torn apart
+          const block =
+            name === "width.query"
+              ? group * config.headDim
+              : name === "width.key" || name === "width.value"
+                ? config.headDim
+                : 0;
+          if (block > 0) row = rows - block * (Math.floor(column / block) + 1) + (column % block);
+          map[row * columns + column] = 1;
+        }
+        return [name, map];
+      }),
+    );
     // The last layer is new and must add nothing: its mixtures are zero.
-    const made = execute(learnedPlan(source, plan, (name) => values.get(name)!), inDouble(toy.weights));
+    const made = execute(
+      learnedPlan(source, plan, (name) => values.get(name)!),
+      inDouble(toy.weights),
+    );
     const share = config.hiddenSize / 48;
-    const scaled = new Map([...made].map(([name, tensor]) => [name, /norm/.test(name) ? tensor.map((v) => v * Math.sqrt(share)) : tensor]));
+    const scaled = new Map(
+      [...made].map(([name, tensor]) => [name, /norm/.test(name) ? tensor.map((v) => v * Math.sqrt(share)) : tensor]),
+    );
     const wide = { ...plan.targetConfig, rmsNormEps: config.rmsNormEps * share };
     const change_ = maxDifference(
       referenceForward(wide, scaled, toyIds),
@@ -110,21 +146,32 @@ test("an expansion that permutes every axis, and undoes a mixture of layers, kee
 test("every tensor is rows (sum of d_j W_j) columns^T, as plain loops compute it", () => {
   const toy = makeToy();
   const plan = planGrowth(toy.source, ask({ axis: "width", factor: 2, params: { num_hidden_layers: 4 } }));
-  const values = new Map(plan.fit!.expansion.parameters.map(({ name, shape }) => [
-    name, seededStream(5, name).fillNormal(new Float32Array(shape[0] * shape[1]), 0.5),
-  ]));
-  const made = execute(learnedPlan(toy.source, plan, (name) => values.get(name)!), inDouble(toy.weights));
+  const values = new Map(
+    plan.fit!.expansion.parameters.map(({ name, shape }) => [
+      name,
+      seededStream(5, name).fillNormal(new Float32Array(shape[0] * shape[1]), 0.5),
+    ]),
+  );
+  const made = execute(
+    learnedPlan(toy.source, plan, (name) => values.get(name)!),
+    inDouble(toy.weights),
+  );
   const d = values.get("depth.gate_proj")!;
   const rows = values.get("width.intermediate")!;
   const columns = values.get("width.hidden")!;
   const got = made.get("model.layers.3.mlp.gate_proj.weight")!;
-  for (const [r, c] of [[0, 0], [95, 63], [50, 7]] as const) {
+  for (const [r, c] of [
+    [0, 0],
+    [95, 63],
+    [50, 7],
+  ] as const) {
     let want = 0;
     for (let j = 0; j < 3; j += 1) {
       const w = toy.weights.get(`model.layers.${j}.mlp.gate_proj.weight`)!;
-      for (let o = 0; o < 48; o += 1) for (let i = 0; i < 32; i += 1) {
-        want += d[3 * 3 + j]! * rows[r * 48 + o]! * w[o * 32 + i]! * columns[c * 32 + i]!;
-      }
+      for (let o = 0; o < 48; o += 1)
+        for (let i = 0; i < 32; i += 1) {
+          want += d[3 * 3 + j]! * rows[r * 48 + o]! * w[o * 32 + i]! * columns[c * 32 + i]!;
+        }
     }
     assert.ok(Math.abs(got[r * 64 + c]! - want) <= 1e-12 * Math.max(1, Math.abs(want)), `${got[r * 64 + c]} ${want}`);
   }
@@ -150,10 +197,22 @@ test("regrouped and grown heads get maps of the right sizes, and the plan keeps 
 
 test("the author's settings are the defaults, and short runs warm up for half of their steps", () => {
   const { source } = makeToy({ maxPositionEmbeddings: 4096 });
-  const settings = (params: object) => planGrowth(source, ask({ axis: "depth", factor: 2, params: params as never })).fit!.settings;
+  const settings = (params: object) =>
+    planGrowth(source, ask({ axis: "depth", factor: 2, params: params as never })).fit!.settings;
   assert.deepEqual(settings({}), {
-    dataset: null, backend: null, steps: 100, batchTokens: 2_097_152, sequenceLength: 2048, microBatchSequences: null,
-    skipTokens: null, learningRate: 7e-5, minLearningRate: 7e-5 / 10, warmupSteps: 50, weightDecay: 0.1, betas: [0.9, 0.95], clip: 1,
+    dataset: null,
+    backend: null,
+    steps: 100,
+    batchTokens: 2_097_152,
+    sequenceLength: 2048,
+    microBatchSequences: null,
+    skipTokens: null,
+    learningRate: 7e-5,
+    minLearningRate: 7e-5 / 10,
+    warmupSteps: 50,
+    weightDecay: 0.1,
+    betas: [0.9, 0.95],
+    clip: 1,
   });
   assert.equal(settings({ fit_steps: 7 }).warmupSteps, 3);
   assert.equal(settings({ fit_steps: 1000 }).warmupSteps, 50);
@@ -168,18 +227,34 @@ test("what cannot be learned or fitted is refused by field", () => {
       pointer,
     );
   };
-  const depth = (params: object): Omit<GrowthPlanRequest, "operator"> => ({ axis: "depth", factor: 2, params: params as never });
+  const depth = (params: object): Omit<GrowthPlanRequest, "operator"> => ({
+    axis: "depth",
+    factor: 2,
+    params: params as never,
+  });
   refused({ axis: "depth", factor: 1 }, "unprocessable", "/factor");
   refused({ axis: "depth", params: { num_hidden_layers: 2 } }, "unprocessable", "/params/num_hidden_layers");
   refused(depth({ num_hidden_layers: 6 }), "invalid_request", "/factor");
   refused(depth({ sequence_length: 129 }), "unprocessable", "/params/sequence_length");
   refused(depth({ sequence_length: 64, batch_tokens: 100 }), "unprocessable", "/params/batch_tokens");
-  refused(depth({ sequence_length: 64, batch_tokens: 128, micro_batch_sequences: 3 }), "unprocessable", "/params/micro_batch_sequences");
-  for (const params of [{ fit_steps: -1 }, { betas: [1, 0] }, { betas: 1 }, { clip: 0 }, { dataset: 7 }, { learning_rate: "1" }]) {
+  refused(
+    depth({ sequence_length: 64, batch_tokens: 128, micro_batch_sequences: 3 }),
+    "unprocessable",
+    "/params/micro_batch_sequences",
+  );
+  for (const params of [
+    { fit_steps: -1 },
+    { betas: [1, 0] },
+    { betas: 1 },
+    { clip: 0 },
+    { dataset: 7 },
+    { learning_rate: "1" },
+  ]) {
     refused(depth(params), "invalid_request", `/params/${Object.keys(params)[0]}`);
   }
   assert.throws(
-    () => planGrowth(source, { params: { steps: [{ operator: "learn", axis: "depth", factor: 2 }] } } as GrowthPlanRequest),
+    () =>
+      planGrowth(source, { params: { steps: [{ operator: "learn", axis: "depth", factor: 2 }] } } as GrowthPlanRequest),
     (error) => error instanceof CodedError && error.fields[0]?.pointer === "/params/steps/0/operator",
   );
 });

@@ -9,7 +9,14 @@ import { referenceForward } from "../helpers/referenceForward.ts";
 
 const ids = [1, 5, 3, 9, 2, 2, 7];
 const smallest: Partial<LlamaConfig> = {
-  ...{ vocabSize: 11, hiddenSize: 8, intermediateSize: 6, numHiddenLayers: 1, numAttentionHeads: 2, numKeyValueHeads: 1 },
+  ...{
+    vocabSize: 11,
+    hiddenSize: 8,
+    intermediateSize: 6,
+    numHiddenLayers: 1,
+    numAttentionHeads: 2,
+    numKeyValueHeads: 1,
+  },
   headDim: 4,
 };
 
@@ -26,26 +33,51 @@ function lossOf(config: LlamaConfig, weights: Model): number {
 /** Every derivative of the loss, by central differences. */
 function gradients(weights: Model, loss: (weights: Model) => number): Map<string, Float64Array> {
   const step = 1e-5;
-  return new Map([...weights].map(([name, values]) => {
-    const moved = values.slice();
-    const model = new Map(weights).set(name, moved);
-    return [name, values.map((value, index) => {
-      moved[index] = value + step;
-      const above = loss(model);
-      moved[index] = value - step;
-      const below = loss(model);
-      moved[index] = value;
-      return (above - below) / (2 * step);
-    })];
-  }));
+  return new Map(
+    [...weights].map(([name, values]) => {
+      const moved = values.slice();
+      const model = new Map(weights).set(name, moved);
+      return [
+        name,
+        values.map((value, index) => {
+          moved[index] = value + step;
+          const above = loss(model);
+          moved[index] = value - step;
+          const below = loss(model);
+          moved[index] = value;
+          return (above - below) / (2 * step);
+        }),
+      ];
+    }),
+  );
 }
 
 const exact: readonly [title: string, change: Partial<LlamaConfig>, request: GrowthPlanRequest][] = [
   ["tile by 2", {}, { operator: "direct", axis: "width", factor: 2, params: { split: "tile" } }],
-  ["tile by 3, tied", { tieWordEmbeddings: true }, { operator: "direct", axis: "width", factor: 3, params: { split: "tile" } }],
-  ["even, to uneven sizes, with biases", { attentionBias: true, mlpBias: true }, { operator: "direct", axis: "width", params: { split: "even", target: { hidden_size: 12, intermediate_size: 10 } } }],
-  ["even, to uneven sizes, tied", { tieWordEmbeddings: true }, { operator: "direct", axis: "width", params: { split: "even", target: { hidden_size: 14 } } }],
-  ["query heads alone", {}, { operator: "direct", axis: "width", params: { split: "even", target: { num_attention_heads: 4 } } }],
+  [
+    "tile by 3, tied",
+    { tieWordEmbeddings: true },
+    { operator: "direct", axis: "width", factor: 3, params: { split: "tile" } },
+  ],
+  [
+    "even, to uneven sizes, with biases",
+    { attentionBias: true, mlpBias: true },
+    {
+      operator: "direct",
+      axis: "width",
+      params: { split: "even", target: { hidden_size: 12, intermediate_size: 10 } },
+    },
+  ],
+  [
+    "even, to uneven sizes, tied",
+    { tieWordEmbeddings: true },
+    { operator: "direct", axis: "width", params: { split: "even", target: { hidden_size: 14 } } },
+  ],
+  [
+    "query heads alone",
+    {},
+    { operator: "direct", axis: "width", params: { split: "even", target: { num_attention_heads: 4 } } },
+  ],
 ];
 
 for (const [title, change, request] of exact) {
@@ -85,11 +117,19 @@ for (const request of padded) {
       const after = gradients(execute(plan, weights), (model) => lossOf(plan.targetConfig, computed(model)));
       const grown = executeMoments(plan, "first", before);
       // Where a moment of ones does not arrive, the weight is new.
-      const old = executeMoments(plan, "first", new Map([...before].map(([name, values]) => [name, values.map(() => 1)])));
+      const old = executeMoments(
+        plan,
+        "first",
+        new Map([...before].map(([name, values]) => [name, values.map(() => 1)])),
+      );
       for (const [name, values] of grown) {
         values.forEach((value, index) => {
           if (old.get(name)![index] === 0) assert.equal(value, 0, name);
-          else assert.ok(Math.abs(value - after.get(name)![index]!) < 1e-5, `${name}[${index}]: ${value}, ${after.get(name)![index]}`);
+          else
+            assert.ok(
+              Math.abs(value - after.get(name)![index]!) < 1e-5,
+              `${name}[${index}]: ${value}, ${after.get(name)![index]}`,
+            );
         });
       }
       assert.ok([...old.values()].some((values) => values.some((value) => value === 0)));
@@ -118,7 +158,10 @@ test("composition: moments go through both steps", () => {
   const stack = { operator: "direct", axis: "depth", factor: 2 };
   const zero = { operator: "zero", axis: "depth", factor: 2 };
   const ones = new Map([...inDouble(toy.weights)].map(([name, values]) => [name, values.fill(1)]));
-  for (const steps of [[tile, stack], [stack, tile]]) {
+  for (const steps of [
+    [tile, stack],
+    [stack, tile],
+  ]) {
     const grown = executeMoments(planGrowth(toy.source, { params: { steps } }), "second", ones);
     assert.ok(grown.get("model.layers.3.mlp.up_proj.weight")!.every((value) => value === 0.25));
     assert.ok(grown.get("lm_head.weight")!.every((value) => value === 1));
@@ -132,16 +175,37 @@ const refused: readonly [title: string, request: GrowthPlanRequest][] = [
   ["an elementwise split", { operator: "direct", axis: "width", factor: 2 }],
   ["a scalar split", { operator: "direct", axis: "width", factor: 2, params: { split: "scalar" } }],
   ["the paper's norms", { operator: "direct", axis: "width", factor: 2, params: { split: "even", fidelity: "paper" } }],
-  ["a larger head_dim", { operator: "direct", axis: "width", params: { split: "even", target: { head_dim: 16, hidden_size: 64 } } }],
-  ["repeated kv heads", { operator: "direct", axis: "width", params: { split: "even", target: { num_key_value_heads: 4 } } }],
+  [
+    "a larger head_dim",
+    { operator: "direct", axis: "width", params: { split: "even", target: { head_dim: 16, hidden_size: 64 } } },
+  ],
+  [
+    "repeated kv heads",
+    { operator: "direct", axis: "width", params: { split: "even", target: { num_key_value_heads: 4 } } },
+  ],
   ["noise", { operator: "direct", axis: "depth", factor: 2, params: { noise: 0.1 } }],
-  ["a step without a rule", { params: { steps: [{ operator: "direct", axis: "width", factor: 2 }, { operator: "zero", axis: "depth", factor: 2 }] } }],
+  [
+    "a step without a rule",
+    {
+      params: {
+        steps: [
+          { operator: "direct", axis: "width", factor: 2 },
+          { operator: "zero", axis: "depth", factor: 2 },
+        ],
+      },
+    },
+  ],
 ];
 
 for (const [title, request] of refused) {
   test(`no optimizer state is made up for ${title}`, () => {
     const plan = planGrowth(makeToy().source, request);
-    assert.throws(() => plannedMoments(plan), (error) =>
-      error instanceof CodedError && error.code === "unprocessable" && error.fields[0]?.pointer === "/optimizer_state");
+    assert.throws(
+      () => plannedMoments(plan),
+      (error) =>
+        error instanceof CodedError &&
+        error.code === "unprocessable" &&
+        error.fields[0]?.pointer === "/optimizer_state",
+    );
   });
 }

@@ -46,7 +46,8 @@ test("noise leaves norms and biases alone and mixes the rest in proportion", () 
 });
 
 test("copies of one layer get different noise, the same request the same, another seed another", () => {
-  const gate = (map: Map<string, Float32Array>, layer: number): Float32Array => map.get(`model.layers.${layer}.mlp.gate_proj.weight`)!;
+  const gate = (map: Map<string, Float32Array>, layer: number): Float32Array =>
+    map.get(`model.layers.${layer}.mlp.gate_proj.weight`)!;
   const grown = execute(grow(0.2), toy.weights);
   assert.notDeepEqual(gate(grown, 0), gate(grown, 3));
   assert.deepEqual(execute(grow(0.2), toy.weights), grown);

@@ -39,7 +39,10 @@ export function operatorContract(operator: GrowthOperator, samples: readonly Sam
       assert.equal(operator.paramsSchema[axis]?.["type"], "object");
       assert.equal(operator.paramsSchema[axis]?.["additionalProperties"], false);
       assert.ok(["always", "never", "depends"].includes(operator.preservesFunction[axis]!));
-      assert.ok(samples.some((sample) => sample.axis === axis), `no sample grows ${axis}`);
+      assert.ok(
+        samples.some((sample) => sample.axis === axis),
+        `no sample grows ${axis}`,
+      );
     }
     assert.ok(operator.reference.url.startsWith("https://"));
   });
@@ -60,7 +63,10 @@ export function operatorContract(operator: GrowthOperator, samples: readonly Sam
           referenceForward(toy.source.config, toy.weights, toyIds),
         );
         if (plan.preservesFunction.value) {
-          assert.ok(change <= Math.min(float32Tolerance, plan.preservesFunction.tolerance!), `logits change by ${change}`);
+          assert.ok(
+            change <= Math.min(float32Tolerance, plan.preservesFunction.tolerance!),
+            `logits change by ${change}`,
+          );
         } else {
           assert.ok(change > 1e-3, `said not to preserve, but logits change by ${change} only`);
         }
@@ -87,7 +93,8 @@ export function operatorContract(operator: GrowthOperator, samples: readonly Sam
       const refused = (params: unknown, pointer: string): void => {
         assert.throws(
           () => planGrowth(source, { operator: operator.name, axis, factor: 2, params } as GrowthPlanRequest),
-          (error) => error instanceof CodedError && error.code === "invalid_request" && error.fields[0]?.pointer === pointer,
+          (error) =>
+            error instanceof CodedError && error.code === "invalid_request" && error.fields[0]?.pointer === pointer,
           pointer,
         );
       };

@@ -50,10 +50,13 @@ for (const operator of listOperators()) operatorContract(operator, samples[opera
 test("operators are found by name; an unknown name is refused with the known ones", () => {
   for (const operator of listOperators()) assert.equal(getOperator(operator.name), operator);
   for (const name of ["grow", "", "__proto__", "constructor"]) {
-    assert.throws(() => getOperator(name), (error) => {
-      assert.ok(error instanceof CodedError && error.code === "invalid_request");
-      return error.fields[0]?.pointer === "/operator" && error.message.includes("direct");
-    });
+    assert.throws(
+      () => getOperator(name),
+      (error) => {
+        assert.ok(error instanceof CodedError && error.code === "invalid_request");
+        return error.fields[0]?.pointer === "/operator" && error.message.includes("direct");
+      },
+    );
   }
 });
 

@@ -37,7 +37,13 @@ const anyTarget = fc.record(
 );
 /** Sizes that fit each other; whether they fit the source is left to chance. */
 const fittingTarget = fc
-  .tuple(fc.integer({ min: 1, max: 6 }), fc.integer({ min: 1, max: 5 }), fc.integer({ min: 3, max: 9 }), size, fc.boolean())
+  .tuple(
+    fc.integer({ min: 1, max: 6 }),
+    fc.integer({ min: 1, max: 5 }),
+    fc.integer({ min: 3, max: 9 }),
+    size,
+    fc.boolean(),
+  )
   .map(([groups, groupSize, perHead, intermediate_size, narrow]) => ({
     hidden_size: groups * groupSize * perHead,
     num_attention_heads: groups * groupSize,
@@ -98,7 +104,12 @@ test("any JSON for params, on any operator and axis, is refused by field or plan
   const params = fc.dictionary(fc.constantFrom(...names, "__proto__"), fc.jsonValue({ maxDepth: 3 }), { maxKeys: 3 });
   const operators = listOperators().map(({ name }) => name);
   const request = fc.record(
-    { operator: fc.constantFrom(...operators), axis: fc.constantFrom("depth", "width"), factor: fc.constantFrom(1, 2, 1.5), params },
+    {
+      operator: fc.constantFrom(...operators),
+      axis: fc.constantFrom("depth", "width"),
+      factor: fc.constantFrom(1, 2, 1.5),
+      params,
+    },
     { requiredKeys: ["params"] },
   );
   const property = fc.property(request, (drawn) => {
@@ -109,7 +120,11 @@ test("any JSON for params, on any operator and axis, is refused by field or plan
 });
 
 test("invariant 28: a head that grows by n keeps its rotary frequencies: pair i becomes pair n i, with the same angle", () => {
-  for (const [headDim, factor] of [[8, 2], [8, 3], [64, 4]] as const) {
+  for (const [headDim, factor] of [
+    [8, 2],
+    [8, 3],
+    [64, 4],
+  ] as const) {
     const size = headDim * factor;
     const theta = (pair: number, dims: number): number => 10000 ** ((-2 * pair) / dims);
     const { key, query } = headDimMaps(headDim, factor, false);

@@ -18,7 +18,8 @@ function fadingOf(config: LlamaConfig, mask: GrowthMask): Fading {
   const c = maskValues(config, mask);
   const source = mask.sourceSizes;
   if (source === null) {
-    const faded = (name: string, layer: number): boolean => mask.layers.includes(layer) && /o_proj|down_proj/.test(name);
+    const faded = (name: string, layer: number): boolean =>
+      mask.layers.includes(layer) && /o_proj|down_proj/.test(name);
     return { factor: (name, layer) => (faded(name, layer) ? c.layers : 1), liveDimensions: config.hiddenSize };
   }
   const sizes: Record<string, [old: number, c: number]> = {
@@ -49,7 +50,11 @@ for (const tieWordEmbeddings of [false, true]) {
     const title = `${JSON.stringify(growth)}${tieWordEmbeddings ? ", tied" : ""}`;
     test(`invariant 5: ${title}: mask 0 is the source, mask 1 the plain model, between them outputs count c`, () => {
       const toy = makeToy({ tieWordEmbeddings });
-      const plan = planGrowth(toy.source, { operator: "random", ...growth, params: { ...growth.params, ramp_steps: 8 } });
+      const plan = planGrowth(toy.source, {
+        operator: "random",
+        ...growth,
+        params: { ...growth.params, ramp_steps: 8 },
+      });
       const weights = execute(plan, inDouble(toy.weights));
       const at = (step: number) => {
         const growthMask = maskAt(plan, step);
@@ -62,7 +67,12 @@ for (const tieWordEmbeddings of [false, true]) {
       assert.equal(maxDifference(at(8), plain), 0);
       assert.ok(maxDifference(plain, source) > 0.1, "the new parts show in the logits");
       for (const step of [1, 4]) {
-        const faded = referenceForward(plan.targetConfig, weights, toyIds, fadingOf(plan.targetConfig, maskAt(plan, step)));
+        const faded = referenceForward(
+          plan.targetConfig,
+          weights,
+          toyIds,
+          fadingOf(plan.targetConfig, maskAt(plan, step)),
+        );
         assert.ok(maxDifference(at(step), faded) < 1e-5, `step ${step}`);
         assert.ok(maxDifference(at(step), plain) > 1e-3 && maxDifference(at(step), source) > 1e-3);
       }
@@ -81,15 +91,33 @@ test("invariant 5: with the default ramp of 5000, c is 0.5 after 2500 updates an
 
 test("three stages fade in intermediate neurons, hidden ones and heads, one after the other; axes that stay take no time", () => {
   const { source } = makeToy();
-  const plan = planGrowth(source, { operator: "random", axis: "width", factor: 2, params: { stages: 3, ramp_steps: 10 } });
+  const plan = planGrowth(source, {
+    operator: "random",
+    axis: "width",
+    factor: 2,
+    params: { stages: 3, ramp_steps: 10 },
+  });
   const at = (step: number) => {
     const { intermediate, hidden, heads } = maskValues(plan.targetConfig, maskAt(plan, step));
     return [intermediate, hidden, heads];
   };
-  assert.deepEqual([at(0), at(5), at(15), at(25), at(30)], [[0, 0, 0], [0.5, 0, 0], [1, 0.5, 0], [1, 1, 0.5], [1, 1, 1]]);
+  assert.deepEqual(
+    [at(0), at(5), at(15), at(25), at(30)],
+    [
+      [0, 0, 0],
+      [0.5, 0, 0],
+      [1, 0.5, 0],
+      [1, 1, 0.5],
+      [1, 1, 1],
+    ],
+  );
   assert.equal(maskAfter(plan.targetConfig, plan.growthMask, 29)?.step, 29);
   assert.equal(maskAfter(plan.targetConfig, plan.growthMask, 30), null);
-  const one = planGrowth(source, { operator: "random", axis: "width", params: { target: { hidden_size: 40 }, stages: 3, ramp_steps: 10 } });
+  const one = planGrowth(source, {
+    operator: "random",
+    axis: "width",
+    params: { target: { hidden_size: 40 }, stages: 3, ramp_steps: 10 },
+  });
   assert.equal(maskValues(one.targetConfig, maskAt(one, 5)).hidden, 0.5);
   assert.equal(maskAfter(one.targetConfig, one.growthMask, 10), null);
 });
@@ -104,17 +132,27 @@ test("new layers are appended unless positions say otherwise, and are drawn as a
   const std = Math.sqrt(gate.reduce((sum, value) => sum + value * value, 0) / gate.length);
   assert.ok(Math.abs(std / Math.sqrt(2 / (5 * toyConfig.hiddenSize)) - 1) < 0.1, String(std));
   assert.ok(weights.get("model.layers.4.input_layernorm.weight")!.every((value) => value === 1));
-  const again = execute(planGrowth(source, { operator: "random", axis: "depth", factor: 2, seed: 1 }), makeToy().weights);
+  const again = execute(
+    planGrowth(source, { operator: "random", axis: "depth", factor: 2, seed: 1 }),
+    makeToy().weights,
+  );
   assert.notDeepEqual(again.get("model.layers.4.mlp.gate_proj.weight"), gate);
 });
 
 test("a source in mid-ramp is not grown, and a random growth is the last of its composition", () => {
   const { source } = makeToy();
   const refused = (grow: () => unknown, pointer: string): void => {
-    assert.throws(grow, (error) => error instanceof CodedError && error.code === "unprocessable" && error.fields[0]?.pointer === pointer);
+    assert.throws(
+      grow,
+      (error) => error instanceof CodedError && error.code === "unprocessable" && error.fields[0]?.pointer === pointer,
+    );
   };
   const plan = planGrowth(source, { operator: "random", axis: "depth", factor: 2 });
-  const masked = { config: plan.targetConfig, tensors: plan.tensors.map(({ info }) => info), growthMask: plan.growthMask ?? null };
+  const masked = {
+    config: plan.targetConfig,
+    tensors: plan.tensors.map(({ info }) => info),
+    growthMask: plan.growthMask ?? null,
+  };
   refused(() => planGrowth(masked, { operator: "direct", axis: "depth", factor: 2 }), "/checkpoint");
   const random = { operator: "random", axis: "depth", factor: 2 };
   const width = { operator: "direct", axis: "width", factor: 2 };

@@ -25,25 +25,39 @@ const requests: GrowthPlanRequest[] = [
   { operator: "random", axis: "width", factor: 2 },
   { operator: "random", axis: "width", params: { target: { hidden_size: 80, intermediate_size: 200 }, stages: 3 } },
   { operator: "zero", axis: "depth", params: { pattern: { name: "llama_pro", every: 5 } } },
-  { params: { steps: [{ operator: "zero", axis: "depth", factor: 2 }, { operator: "direct", axis: "width", factor: 2 }] } },
+  {
+    params: {
+      steps: [
+        { operator: "zero", axis: "depth", factor: 2 },
+        { operator: "direct", axis: "width", factor: 2 },
+      ],
+    },
+  },
 ];
 
 for (const name of ["stories260K", "llama-2-tiny-random"]) {
   const folder = sharedData("checkpoints", name);
-  test(`${name}: every preserving growth of real weights keeps the logits within 1e-4 in float32`, needsShared(folder), () => {
-    const config = parseLlamaConfig(JSON.parse(readFileSync(join(folder!, "config.json"), "utf8")));
-    const { infos, values } = loadSafetensors(join(folder!, "model.safetensors"));
-    const source = { config, tensors: checkTensors(config, infos).tensors };
-    const prompt = ids.slice(0, 6);
-    const before = referenceForward(config, values, prompt);
-    const fitting = name === "stories260K" ? requests : requests.filter(({ factor }) => factor === 2);
-    assert.ok(fitting.length >= 2);
-    for (const request of fitting) {
-      const plan = planGrowth(source, { ...request, seed: 1 });
-      checkPlanLaws(source, plan);
-      assert.equal(plan.preservesFunction.value, true);
-      const change = maxDifference(referenceForward(plan.targetConfig, computedWeights(plan, execute(plan, values)), prompt), before);
-      assert.ok(change <= 1e-4, `${JSON.stringify(request)}: ${change}`);
-    }
-  });
+  test(
+    `${name}: every preserving growth of real weights keeps the logits within 1e-4 in float32`,
+    needsShared(folder),
+    () => {
+      const config = parseLlamaConfig(JSON.parse(readFileSync(join(folder!, "config.json"), "utf8")));
+      const { infos, values } = loadSafetensors(join(folder!, "model.safetensors"));
+      const source = { config, tensors: checkTensors(config, infos).tensors };
+      const prompt = ids.slice(0, 6);
+      const before = referenceForward(config, values, prompt);
+      const fitting = name === "stories260K" ? requests : requests.filter(({ factor }) => factor === 2);
+      assert.ok(fitting.length >= 2);
+      for (const request of fitting) {
+        const plan = planGrowth(source, { ...request, seed: 1 });
+        checkPlanLaws(source, plan);
+        assert.equal(plan.preservesFunction.value, true);
+        const change = maxDifference(
+          referenceForward(plan.targetConfig, computedWeights(plan, execute(plan, values)), prompt),
+          before,
+        );
+        assert.ok(change <= 1e-4, `${JSON.stringify(request)}: ${change}`);
+      }
+    },
+  );
 }

@@ -29,7 +29,18 @@ const kinds: [title: string, config: Partial<LlamaConfig>][] = [
   ["untied", {}],
   ["tied", { tieWordEmbeddings: true }],
   ["with biases", { attentionBias: true, mlpBias: true }],
-  ["with llama3 rope", { ropeScaling: { type: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPositionEmbeddings: 64 } }],
+  [
+    "with llama3 rope",
+    {
+      ropeScaling: {
+        type: "llama3",
+        factor: 8,
+        lowFreqFactor: 1,
+        highFreqFactor: 4,
+        originalMaxPositionEmbeddings: 64,
+      },
+    },
+  ],
 ];
 
 for (const [title, config] of kinds) {
@@ -68,7 +79,13 @@ for (const [title, config] of kinds) {
   });
 
   test(`invariant 11: zero width, ${title}: to 1e-12 with eps corrected either way, between 1e-5 and 1e-3 without`, () => {
-    const target = { hidden_size: 44, intermediate_size: 61, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 24 };
+    const target = {
+      hidden_size: 44,
+      intermediate_size: 61,
+      num_attention_heads: 4,
+      num_key_value_heads: 2,
+      head_dim: 24,
+    };
     for (const rule of ["one_zero_per_path", "eq14"]) {
       for (const epsilon of ["config", "weights"]) {
         const plan = width(toy.source, { target, rule, epsilon }, "zero");
@@ -106,7 +123,10 @@ test("invariant 8: the paper's norm rule, unequal copies without scales, an unco
   const tiled = width(tied.source, { split: "tile" }, "direct", 2);
   const weights = inDouble(tied.weights);
   const grown = execute(tiled, weights);
-  grown.set("model.norm.weight", grown.get("model.norm.weight")!.map((value) => value * 2));
+  grown.set(
+    "model.norm.weight",
+    grown.get("model.norm.weight")!.map((value) => value * 2),
+  );
   const before = referenceForward(tied.source.config, weights, toyIds);
   assert.ok(maxDifference(referenceForward(tiled.targetConfig, grown, toyIds), before) > 1);
 });
@@ -117,7 +137,8 @@ test("invariant 9: scales s_j = sqrt(D / (d m_j)) keep the mean square of whatev
   for (const hidden_size of [40, 44, 96]) {
     const grown = execute(width(toy.source, { target: { hidden_size } }), weights).get("model.embed_tokens.weight")!;
     const source = weights.get("model.embed_tokens.weight")!;
-    const meanSquare = (values: Float64Array): number => values.reduce((sum, value) => sum + value * value, 0) / values.length;
+    const meanSquare = (values: Float64Array): number =>
+      values.reduce((sum, value) => sum + value * value, 0) / values.length;
     for (let id = 0; id < 53; id += 1) {
       const before = meanSquare(source.subarray(id * 32, (id + 1) * 32));
       const after = meanSquare(grown.subarray(id * hidden_size, (id + 1) * hidden_size));
@@ -146,7 +167,10 @@ test("invariant 13: query heads copied inside their group, heads regrouped, MQA 
     [mqa, { num_attention_heads: 8, num_key_value_heads: 2 }],
     [mqa, { num_attention_heads: 8, num_key_value_heads: 8 }],
     [makeToy({ numKeyValueHeads: 4 }), { num_attention_heads: 8, num_key_value_heads: 4 }],
-    [makeToy({ hiddenSize: 36, numAttentionHeads: 6, numKeyValueHeads: 2 }), { num_attention_heads: 9, num_key_value_heads: 3 }],
+    [
+      makeToy({ hiddenSize: 36, numAttentionHeads: 6, numKeyValueHeads: 2 }),
+      { num_attention_heads: 9, num_key_value_heads: 3 },
+    ],
   ];
   for (const [source, target] of cases) {
     const difference = change(source, width(source.source, { target }));
@@ -164,9 +188,13 @@ test("invariants 13 and 28: head_dim times n keeps the rotary angles: logits to 
       }
     }
   }
-  for (const [headDim, factor] of [[8, 2], [6, 3]] as const) {
+  for (const [headDim, factor] of [
+    [8, 2],
+    [6, 3],
+  ] as const) {
     const angle = (dim: number, i: number): number => 10000 ** ((-2 * i) / dim);
-    for (let i = 0; i < headDim / 2; i += 1) assert.ok(Math.abs(angle(headDim * factor, factor * i) / angle(headDim, i) - 1) < 1e-14);
+    for (let i = 0; i < headDim / 2; i += 1)
+      assert.ok(Math.abs(angle(headDim * factor, factor * i) / angle(headDim, i) - 1) < 1e-14);
   }
 });
 
@@ -199,7 +227,9 @@ test("zero width, value by value: gains sqrt(d / D) [mu, 1], one zero per path, 
     const blocks = ["old-old", "old-new", "new-old", "new-new"].filter((block) => {
       const [row, column] = block.split("-");
       return values.every((value, at) => {
-        const inside = Math.floor(at / (2 * columns)) < rows === (row === "old") && at % (2 * columns) < columns === (column === "old");
+        const inside =
+          Math.floor(at / (2 * columns)) < rows === (row === "old") &&
+          at % (2 * columns) < columns === (column === "old");
         return !inside || value === 0;
       });
     });
@@ -212,7 +242,9 @@ test("zero width, value by value: gains sqrt(d / D) [mu, 1], one zero per path, 
   assert.equal(zeroBlocks(`${layer}mlp.down_proj.weight`, 32, 48), "old-new new-old new-new");
   const embedding = grown.get("model.embed_tokens.weight")!;
   assert.ok(embedding.every((value, at) => at % 64 < 32 || value === 0));
-  const paper = execute(width(toy.source, { rule: "eq14" }, "zero", 2), toy.weights).get(`${layer}mlp.gate_proj.weight`)!;
+  const paper = execute(width(toy.source, { rule: "eq14" }, "zero", 2), toy.weights).get(
+    `${layer}mlp.gate_proj.weight`,
+  )!;
   assert.ok(paper.every((value, at) => (at < 48 * 64 || at % 64 >= 32 ? value !== 0 : value === 0)));
 });
 
@@ -240,36 +272,54 @@ test("drawn splits depend on the seed and on the tensor's name, and on nothing e
 test("elementwise copies differ, even ones are equal: the reason for the default", () => {
   const toy = makeToy();
   const rows = (split: string): [Float32Array, Float32Array] => {
-    const gate = execute(width(toy.source, { split }, "direct", 2), toy.weights).get("model.layers.0.mlp.gate_proj.weight")!;
+    const gate = execute(width(toy.source, { split }, "direct", 2), toy.weights).get(
+      "model.layers.0.mlp.gate_proj.weight",
+    )!;
     return [gate.subarray(0, 64), gate.subarray(48 * 64, 49 * 64)];
   };
   const [evenFirst, evenCopy] = rows("even");
   assert.deepEqual(evenFirst, evenCopy);
   const [first, copy] = rows("elementwise");
-  const relative = maxDifference([Float64Array.from(first)], [Float64Array.from(copy)]) / Math.max(...first.map(Math.abs));
+  const relative =
+    maxDifference([Float64Array.from(first)], [Float64Array.from(copy)]) / Math.max(...first.map(Math.abs));
   assert.ok(relative > 0.1);
 });
 
 const golden = sharedData("golden", "hf", "operators");
 const clones: [folder: string, target: JsonObject][] = [
-  ["hypercloning_emb2_ffn2", { hidden_size: 64, intermediate_size: 88, num_attention_heads: 8, num_key_value_heads: 4 }],
+  [
+    "hypercloning_emb2_ffn2",
+    { hidden_size: 64, intermediate_size: 88, num_attention_heads: 8, num_key_value_heads: 4 },
+  ],
   ["hypercloning_emb2_ffn1", { hidden_size: 64, num_attention_heads: 8, num_key_value_heads: 4 }],
   ["hypercloning_emb1_ffn3", { intermediate_size: 132 }],
-  ["hypercloning_emb3_ffn2", { hidden_size: 96, intermediate_size: 88, num_attention_heads: 12, num_key_value_heads: 6 }],
+  [
+    "hypercloning_emb3_ffn2",
+    { hidden_size: 96, intermediate_size: 88, num_attention_heads: 12, num_key_value_heads: 6 },
+  ],
 ];
 for (const [folder, target] of clones) {
-  test(`golden ${folder}: Apple's HyperCloning gives the same weights to the bit, logits within 1e-3`, needsShared(golden), () => {
-    const base = loadSafetensors(join(golden!, "base", "model.safetensors"));
-    const config = parseLlamaConfig(JSON.parse(readFileSync(join(golden!, "base", "config.json"), "utf8")));
-    const plan = width({ config, tensors: base.infos }, { target, split: "tile" });
-    const wanted = loadSafetensors(join(golden!, folder, "model.safetensors")).values;
-    const grown = execute(plan, base.values);
-    assert.equal(grown.size, wanted.size);
-    for (const [name, values] of wanted) assert.deepEqual(grown.get(name), values, name);
-    assert.deepEqual(plan.targetConfig, parseLlamaConfig(JSON.parse(readFileSync(join(golden!, folder, "config.json"), "utf8"))));
-    const { input_ids: ids } = JSON.parse(readFileSync(join(golden!, "manifest.json"), "utf8")) as { input_ids: number[] };
-    const logits = [...loadSafetensors(join(golden!, `${folder}.logits.safetensors`)).values.values()][0]!;
-    const rows = ids.map((_, t) => Float64Array.from(logits.subarray(t * 97, (t + 1) * 97)));
-    assert.ok(maxDifference(referenceForward(plan.targetConfig, grown, ids), rows) < 1e-3);
-  });
+  test(
+    `golden ${folder}: Apple's HyperCloning gives the same weights to the bit, logits within 1e-3`,
+    needsShared(golden),
+    () => {
+      const base = loadSafetensors(join(golden!, "base", "model.safetensors"));
+      const config = parseLlamaConfig(JSON.parse(readFileSync(join(golden!, "base", "config.json"), "utf8")));
+      const plan = width({ config, tensors: base.infos }, { target, split: "tile" });
+      const wanted = loadSafetensors(join(golden!, folder, "model.safetensors")).values;
+      const grown = execute(plan, base.values);
+      assert.equal(grown.size, wanted.size);
+      for (const [name, values] of wanted) assert.deepEqual(grown.get(name), values, name);
+      assert.deepEqual(
+        plan.targetConfig,
+        parseLlamaConfig(JSON.parse(readFileSync(join(golden!, folder, "config.json"), "utf8"))),
+      );
+      const { input_ids: ids } = JSON.parse(readFileSync(join(golden!, "manifest.json"), "utf8")) as {
+        input_ids: number[];
+      };
+      const logits = [...loadSafetensors(join(golden!, `${folder}.logits.safetensors`)).values.values()][0]!;
+      const rows = ids.map((_, t) => Float64Array.from(logits.subarray(t * 97, (t + 1) * 97)));
+      assert.ok(maxDifference(referenceForward(plan.targetConfig, grown, ids), rows) < 1e-3);
+    },
+  );
 }

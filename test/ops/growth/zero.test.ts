@@ -19,7 +19,12 @@ function depth(request: { factor?: number; params?: JsonObject }, source = toy.s
   return plan;
 }
 
-const placements: [title: string, request: { factor?: number; params?: JsonObject }, layers: number[], fresh: number[]][] = [
+const placements: [
+  title: string,
+  request: { factor?: number; params?: JsonObject },
+  layers: number[],
+  fresh: number[],
+][] = [
   ["adjacent", { factor: 2 }, [0, 0, 1, 1, 2, 2], [1, 3, 5]],
   ["appended", { factor: 2, params: { pattern: "stack" } }, [0, 1, 2, 0, 1, 2], [3, 4, 5]],
   ["after every layer", { params: { pattern: { name: "llama_pro", every: 1 } } }, [0, 0, 1, 1, 2, 2], [1, 3, 5]],
@@ -48,11 +53,10 @@ test("only the two outputs of new layers are written, and equal zeros are writte
   const built = plan.tensors.filter(({ recipe }) => recipe.type === "build");
   assert.equal(built.length, 6 * 4); // o and down of six new layers, weights and biases
   const first = built.filter(({ recipe }) => recipe.type === "build" && recipe.sameAs === undefined);
-  assert.deepEqual(first.map(({ info }) => info.name.replace("model.layers.1.", "")), [
-    "self_attn.o_proj.weight",
-    "self_attn.o_proj.bias",
-    "mlp.down_proj.weight",
-  ]);
+  assert.deepEqual(
+    first.map(({ info }) => info.name.replace("model.layers.1.", "")),
+    ["self_attn.o_proj.weight", "self_attn.o_proj.bias", "mlp.down_proj.weight"],
+  );
   assert.equal(plan.newBytes, 4 * (32 * 32 + 32 + 32 * 48));
 });
 
@@ -69,7 +73,12 @@ const refusals: [title: string, request: { factor?: number; params?: JsonObject 
   ["positions beside a factor", { factor: 2, params: { positions: [1] } }, "invalid_request", "/factor"],
   ["positions beside layers", { params: { positions: [1], layers: [0, 1, 2] } }, "invalid_request", "/params/layers"],
   ["a position of text", { params: { positions: ["1"] } }, "invalid_request", "/params/positions/0"],
-  ["more than 1024 layers", { params: { positions: Array.from({ length: 1022 }, (_, i) => i) } }, "unprocessable", "/params/positions"],
+  [
+    "more than 1024 layers",
+    { params: { positions: Array.from({ length: 1022 }, (_, i) => i) } },
+    "unprocessable",
+    "/params/positions",
+  ],
 ];
 for (const [title, request, code, pointer] of refusals) {
   test(`refused: ${title}, at ${pointer}`, () => {
@@ -85,7 +94,10 @@ for (const [title, request, code, pointer] of refusals) {
 }
 
 const golden = sharedData("golden", "hf", "operators");
-for (const [folder, every] of [["llamapro_4to6", 2], ["llamapro_4to8", 1]] as const) {
+for (const [folder, every] of [
+  ["llamapro_4to6", 2],
+  ["llamapro_4to8", 1],
+] as const) {
   test(`golden ${folder}: TencentARC's block expansion gives the same weights to the bit`, needsShared(golden), () => {
     const base = loadSafetensors(join(golden!, "base", "model.safetensors"));
     const config = parseLlamaConfig(JSON.parse(readFileSync(join(golden!, "base", "config.json"), "utf8")));

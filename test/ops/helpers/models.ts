@@ -43,7 +43,11 @@ export function makeToy(change: Partial<LlamaConfig> = {}, seed = 1): Toy {
   for (const { name, row, shape } of tensorSpecs(config)) {
     const stream = seededStream(seed, name);
     const values = new Float32Array(elementCount(shape));
-    if (row.kind === "norm") weights.set(name, values.map(() => stream.normal(1, 0.2)));
+    if (row.kind === "norm")
+      weights.set(
+        name,
+        values.map(() => stream.normal(1, 0.2)),
+      );
     else if (row.kind === "bias") weights.set(name, stream.fillNormal(values, 0.3));
     else weights.set(name, stream.fillNormal(values, row.kind === "embedding" ? 1 : 1 / Math.sqrt(shape.at(-1)!)));
   }
@@ -68,7 +72,8 @@ export function execute<Values extends Float32Array | Float64Array>(
       return values;
     };
     // A recipe's declared type is float32; what it really asks of its inputs is to be alike.
-    const inputs = (): readonly Float32Array[] => recipe.type === "build" ? (recipe.inputs.map(read) as Float32Array[]) : [];
+    const inputs = (): readonly Float32Array[] =>
+      recipe.type === "build" ? (recipe.inputs.map(read) as Float32Array[]) : [];
     const values = recipe.type === "copy" ? read(recipe.source) : (recipe.build(inputs()) as Values);
     if (values.length !== elementCount(info.shape)) throw new Error(`${info.name} has ${values.length} values`);
     made.set(info.name, values);

@@ -10,7 +10,9 @@ import { loadSafetensors } from "./safetensors.ts";
 const folder = sharedData("golden", "hf", "operators");
 
 test("the reference forward gives transformers' logits within 1e-4", needsShared(folder), () => {
-  const { input_ids: ids } = JSON.parse(readFileSync(join(folder!, "manifest.json"), "utf8")) as { input_ids: number[] };
+  const { input_ids: ids } = JSON.parse(readFileSync(join(folder!, "manifest.json"), "utf8")) as {
+    input_ids: number[];
+  };
   for (const name of ["base", "hypercloning_emb2_ffn2", "gstack_x2"]) {
     assert.ok(readdirSync(join(folder!, name)).includes("model.safetensors"));
     const config = parseLlamaConfig(JSON.parse(readFileSync(join(folder!, name, "config.json"), "utf8")));

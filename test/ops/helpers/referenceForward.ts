@@ -28,7 +28,11 @@ export function referenceForward(config: LlamaConfig, weights: Weights, ids: rea
   };
   const d = config.hiddenSize;
   const embedding = get("model.embed_tokens.weight");
-  let x: Rows = faded(ids.map((id) => Float64Array.from(embedding.subarray(id * d, (id + 1) * d))), "embedding", 0);
+  let x: Rows = faded(
+    ids.map((id) => Float64Array.from(embedding.subarray(id * d, (id + 1) * d))),
+    "embedding",
+    0,
+  );
   for (let layer = 0; layer < config.numHiddenLayers; layer += 1) {
     const prefix = `model.layers.${layer}.`;
     const linear = (rows: Rows, name: string): Rows =>

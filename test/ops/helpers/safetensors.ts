@@ -20,7 +20,11 @@ export function loadSafetensors(path: string): LoadedTensors {
   const values = new Map<string, Float32Array>();
   for (const [name, entry] of Object.entries(header)) {
     if (name === "__metadata__") continue;
-    const { dtype, shape, data_offsets: [from, to] } = entry;
+    const {
+      dtype,
+      shape,
+      data_offsets: [from, to],
+    } = entry;
     infos.push({ name, dtype, shape });
     values.set(name, decodeToF32(file.subarray(8 + headerBytes + from, 8 + headerBytes + to), dtype));
   }

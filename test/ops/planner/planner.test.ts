@@ -69,7 +69,11 @@ test("invariant 23: the g-law, which is reported and not followed", () => {
 });
 
 test("advice on nonsense is refused by field, on the smallest legal numbers finite", () => {
-  for (const [parameters, tokens, pointer] of [[0, 1, "/parameters"], [1, Number.NaN, "/tokens"], [1e16, 1, "/parameters"]] as const) {
+  for (const [parameters, tokens, pointer] of [
+    [0, 1, "/parameters"],
+    [1, Number.NaN, "/tokens"],
+    [1e16, 1, "/parameters"],
+  ] as const) {
     assert.throws(
       () => advise(parameters, tokens),
       (error) => error instanceof CodedError && error.fields[0]?.pointer === pointer,

@@ -29,7 +29,10 @@ test("the ratio of FLOPs of two power laws is found at the lowest loss that both
 
 test("the spike after growth does not count: a curve is its best loss so far", () => {
   const growth = curve([1, 4], [2, 3], [3, 7], [4, 3.5], [6, 2]);
-  assert.deepEqual(bestSoFar(growth).map(({ loss }) => loss), [4, 3, 3, 3, 2]);
+  assert.deepEqual(
+    bestSoFar(growth).map(({ loss }) => loss),
+    [4, 3, 3, 3, 2],
+  );
   const result = speedup(curve([1, 4], [10, 2]), growth);
   assert.deepEqual([result.speedup, result.speedup === null ? null : result.growthFlops], [10 / 6 - 1, 6]);
 });

@@ -119,7 +119,13 @@ function eachGroup(
       parts.forEach((part, i) => ((results[i] ??= [])[batch] ??= []).push(part));
     }
   }
-  return results.map((rows) => joined(rows.map((parts) => joined(parts, 2)), 0) as tf.Tensor4D);
+  return results.map(
+    (rows) =>
+      joined(
+        rows.map((parts) => joined(parts, 2)),
+        0,
+      ) as tf.Tensor4D,
+  );
 }
 
 function joined(parts: tf.Tensor[], axis: number): tf.Tensor {
