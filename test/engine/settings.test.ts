@@ -63,7 +63,8 @@ test("a wrong DATABASE_URL is not repeated, because it may hold a password", () 
 
 test("the environment of a compute process holds no secret, no database and no service", () => {
   const kept = Object.keys(computeEnvironment());
-  for (const name of kept) assert.match(name, /^(PATH|HOME|LANG|LC_ALL|TZ|TMPDIR|SystemRoot)$/);
+  for (const name of kept)
+    assert.match(name, /^(COMPUTE_KERNELS|OPENBLAS_CORETYPE|PATH|HOME|LANG|LC_ALL|TZ|TMPDIR|SystemRoot)$/);
 });
 
 test("every variable of the table is read, and read under that name", () => {

@@ -71,9 +71,10 @@ export async function planEvaluation(
   request: EvaluationRequest,
   checkpoint: ResolvedCheckpoint,
   benchmarksDir: string,
+  backend: string,
 ): Promise<EvaluateWork> {
   return {
-    checkpoint,
+    ...{ checkpoint, backend },
     tasks: await findTaskFiles(request.tasks, benchmarksDir),
     limit: request.limit ?? null,
     bos: request.bos ?? "none",

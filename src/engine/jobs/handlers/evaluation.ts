@@ -13,8 +13,9 @@ export const evaluation: Handler<"evaluation"> = async (request, context) => {
   const { evaluation: id } = request;
   invariant(id !== undefined, "the queue gave the evaluation a row");
   const row = await store.checkpoints.get(request.checkpoint);
-  const work = await planEvaluation(request, await store.checkpoints.resolve(row), settings.benchmarksDir);
   const backend = await pinBackend(request.backend ?? null, context);
+  const checkpoint = await store.checkpoints.resolve(row);
+  const work = await planEvaluation(request, checkpoint, settings.benchmarksDir, backend);
   const made = await collect<EvaluateResult>(context.compute({ kind: "evaluate", backend, work }), context);
   if (made === null) return "stopped";
   const results = made.result.results.map(({ version, ...rest }): EvaluationResultRow => ({
