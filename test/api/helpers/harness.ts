@@ -1,7 +1,7 @@
 /**
- * The whole service in a temporary data directory for tests: the real store (PGlite), queue, runner and compute
- * processes, and the app without a port. Every answer is judged by the contract; `close` fails the test when one
- * broke it.
+ * The whole service in a temporary data directory for tests: the real store, queue, runner and compute processes,
+ * and the app without a port. The store is PGlite with its own runner; with CAMBIUM_TEST_DATABASE=postgres it is a
+ * real PostgreSQL with two workers. Every answer is judged by the contract; `close` fails the test when one broke it.
  */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -12,6 +12,7 @@ import type { ApiDeps } from "../../../src/api/deps.ts";
 import { createApiDeps } from "../../../src/api/listen.ts";
 import { createServices, type Services } from "../../../src/engine/services.ts";
 import { parseSettings, type Settings } from "../../../src/engine/settings.ts";
+import { startPostgres, type TestPostgres } from "../../helpers/postgres.ts";
 
 export interface Answer {
   readonly status: number;
@@ -56,13 +57,16 @@ export const tinySource = { type: "random", seed: 1, config: tinyConfig, tokeniz
 
 export async function startHarness(options: HarnessOptions = {}): Promise<Harness> {
   const dataDir = mkdtempSync(join(tmpdir(), "cambium-api-"));
+  const postgres = process.env["CAMBIUM_TEST_DATABASE"] === "postgres" ? await startPostgres() : null;
   const settings = parseSettings({
     DATA_DIR: dataDir,
     LOG_LEVEL: "silent",
     SAVE_EVERY_SECONDS: "1",
+    ...(postgres ? { DATABASE_URL: await postgres.createDatabase() } : {}),
     ...options.environment,
   });
   const services = await createServices(settings, { role: "server" });
+  const workers = await startWorkers(settings, postgres);
   const closing = new AbortController();
   const built = createApiDeps(services, closing.signal);
   const deps = options.change?.(built) ?? built;
@@ -97,11 +101,19 @@ export async function startHarness(options: HarnessOptions = {}): Promise<Harnes
     async close() {
       closing.abort();
       await deps.pool.close();
+      await Promise.all(workers.map((worker) => worker.close()));
       await services.close();
+      await postgres?.stop();
       rmSync(dataDir, { recursive: true, force: true });
       assert.deepEqual(broken, [], "answers that the contract does not promise");
     },
   };
+}
+
+/** On PostgreSQL the server computes nothing itself. */
+async function startWorkers(settings: Settings, postgres: TestPostgres | null): Promise<Services[]> {
+  if (!postgres) return [];
+  return Promise.all([1, 2].map(() => createServices(settings, { role: "worker" })));
 }
 
 /** Asserts a problem+json answer with this code. */
