@@ -90,6 +90,28 @@ describe("a listening server", () => {
     assert.equal(dataset.num_tokens, text.length + 1);
   });
 
+  test("tus: the files of a checkpoint, one broken off and resumed, become a checkpoint that downloads alike", async () => {
+    const made = await post("/v1/checkpoints", { name: "source", source: tinySource }, { Prefer: "wait=60" });
+    assert.equal(made.body.status, "succeeded", JSON.stringify(made.body.error));
+    const file = async (checkpoint: string, name: string): Promise<Buffer> => {
+      const response = await fetch(`${server.url}/v1/checkpoints/${checkpoint}/files/${name}`);
+      return Buffer.from(await response.arrayBuffer());
+    };
+    const weights = await file("source", "model.safetensors");
+    const half = await upload(weights, "model.safetensors", { chunkSize: 10_000, stopAfter: 20_000 });
+    const ids = [
+      await upload(await file("source", "config.json"), "config.json"),
+      await upload(weights, "model.safetensors", { url: `${server.url}/v1/uploads/${half}` }),
+    ];
+    const request = { name: "uploaded", source: { type: "upload", upload: ids } };
+    const job = await post("/v1/checkpoints", request, { Prefer: "wait=60" });
+    assert.equal(job.body.status, "succeeded", JSON.stringify(job.body.error));
+    assert.deepEqual(await file("uploaded", "model.safetensors"), weights);
+    const digestOf = async (name: string) =>
+      (await (await fetch(`${server.url}/v1/checkpoints/${name}`)).json()).digest;
+    assert.equal(await digestOf("uploaded"), await digestOf("source"));
+  });
+
   test("tus: names that are no plain names of allowed kinds, sizes beyond the limit, wrong steps", async () => {
     const begin = (filename: string, length = "10", more: Record<string, string> = {}) =>
       fetch(`${server.url}/v1/uploads`, {
