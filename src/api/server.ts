@@ -2,7 +2,7 @@
  * ENTRY of `npm start`: the HTTP API, and on the embedded database the job runner in the same process. SIGTERM and
  * SIGINT stop it in order, within a deadline; a second signal ends it at once.
  */
-import { CodedError } from "../ops/errors.ts";
+import { describeFailure } from "../ops/errors.ts";
 import { readSettings } from "../engine/settings.ts";
 import { startServer, type RunningServer } from "./listen.ts";
 
@@ -46,6 +46,6 @@ async function stop(server: RunningServer, deadlineMs: number): Promise<void> {
 }
 
 main().catch((error: unknown) => {
-  console.error(error instanceof CodedError ? `${error.code}: ${error.message}` : error);
+  console.error(describeFailure(error));
   process.exit(1);
 });

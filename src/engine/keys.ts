@@ -6,7 +6,7 @@
  * On PGlite the server must be stopped, because the database belongs to one process.
  */
 import { parseArgs } from "node:util";
-import { CodedError } from "../ops/errors.ts";
+import { CodedError, describeFailure } from "../ops/errors.ts";
 import { blobPath } from "./checkpoint/blobs.ts";
 import { readSettings } from "./settings.ts";
 import { openDatabase } from "./store/client.ts";
@@ -58,6 +58,6 @@ async function runCommand(
 }
 
 main().catch((error: unknown) => {
-  console.error(error instanceof CodedError ? `${error.code}: ${error.message}` : error);
+  console.error(describeFailure(error));
   process.exitCode = 1;
 });

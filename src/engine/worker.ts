@@ -2,7 +2,7 @@
  * ENTRY of a worker process: runs jobs for servers that share its PostgreSQL and its data directory. Stops on
  * SIGTERM or SIGINT: running jobs reach a resume point and go back to the queue; a second signal ends at once.
  */
-import { CodedError } from "../ops/errors.ts";
+import { describeFailure } from "../ops/errors.ts";
 import { createServices } from "./services.ts";
 import { readSettings } from "./settings.ts";
 
@@ -26,7 +26,6 @@ async function main(): Promise<void> {
 }
 
 main().catch((error: unknown) => {
-  const message = error instanceof CodedError ? `${error.code}: ${error.message}` : error;
-  console.error(message);
+  console.error(describeFailure(error));
   process.exit(1);
 });

@@ -103,6 +103,20 @@ export function fromErrorRecord(record: ErrorRecord): CodedError {
   });
 }
 
+/** Causes below a failure that are told, at most. */
+const maxCausesTold = 5;
+
+/** @returns what the person at the terminal is told when a process cannot start: code, message and the causes. */
+export function describeFailure(error: unknown): string {
+  if (!(error instanceof CodedError)) return error instanceof Error ? (error.stack ?? error.message) : String(error);
+  const lines = [`${error.code}: ${error.message}`];
+  for (let cause = error.cause; cause !== undefined && lines.length <= maxCausesTold;) {
+    lines.push(`  because: ${cause instanceof Error ? cause.message : String(cause)}`);
+    cause = cause instanceof Error ? cause.cause : undefined;
+  }
+  return lines.join("\n");
+}
+
 /** Fails loudly on a programmer's mistake; never used for outside data. */
 export function invariant(condition: unknown, message: string): asserts condition {
   if (!condition) throw new Error(`invariant: ${message}`);
