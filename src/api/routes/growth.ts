@@ -5,15 +5,13 @@ import { CodedError, invariant } from "../../ops/errors.ts";
 import { listOperators, planGrowth } from "../../ops/growth/index.ts";
 import type { GrowthOperator, GrowthPlan, GrowthSource } from "../../ops/growth/index.ts";
 import type { JsonObject } from "../../ops/manifest.ts";
+import { trainingFlops } from "../../ops/planner/flops.ts";
 import { findPreset, presets } from "../../ops/planner/presets.ts";
 import type { CheckpointStore } from "../../engine/store/types.ts";
 import type { RouteDeps } from "../deps.ts";
 import type { HandlersOf, Schemas } from "../handlers.ts";
 import type { JobAnswers } from "../jobAnswers.ts";
 import { presentAll, presentMask } from "../present.ts";
-
-/** FLOPs of training per parameter and token: forward 2, backward 4 (the paper, section B.2). */
-const flopsPerParameter = 6;
 
 export function createGrowthHandlers(
   deps: RouteDeps,
@@ -94,7 +92,7 @@ function presentPlan(plan: GrowthPlan, configJson: JsonObject): Schemas["GrowthP
     new_bytes: plan.newBytes,
     shared_bytes: plan.sharedBytes,
     peak_memory_bytes: plan.peakMemoryBytes,
-    flops_per_token: flopsPerParameter * plan.numParameters,
+    flops_per_token: trainingFlops(plan.targetConfig, 1),
     layer_map: [...plan.layerMap],
     new_layers: [...plan.newLayers],
     connection_rate: plan.connectionRate,

@@ -55,8 +55,3 @@ export async function chooseBackend(
   const why = reasons.length > 0 ? reasons.join("; ") : "BACKENDS allows none that this version has";
   throw new CodedError("backend_unavailable", `backend ${name} is not available: ${why}`);
 }
-
-/** @returns what `chooseBackend` does when every backend is allowed. */
-export function findBackend(name: string): Promise<Backend> {
-  return chooseBackend(name);
-}
