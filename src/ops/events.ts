@@ -70,6 +70,8 @@ export type WorkEvent =
       readonly blobs: readonly NewBlob[];
       readonly publish: boolean;
     }
+  /** A piece of work done, from which a later attempt at the same work goes on. */
+  | { readonly type: "part"; readonly data: JsonObject }
   /** Last event of work that ended well. */
   | { readonly type: "result"; readonly result: unknown; readonly blobs: readonly NewBlob[] }
   /** Last event of work that stopped because it was asked to. */

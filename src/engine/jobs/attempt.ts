@@ -160,6 +160,7 @@ function handlerContext(running: Running, claim: Claim, buffer: ReturnType<typeo
       await buffer.flush();
       return store.work.save(claim, state, blobs, publish);
     },
+    keepPart: (data) => store.work.keepPart(claim, data),
     setBackend: (name) => store.work.setBackend(claim, name),
     compute: (request) =>
       runInChild(request, {

@@ -1,6 +1,7 @@
 /** What a job handler gets and gives: it resolves rows, has the work done, and returns what to write. */
 import type { WorkEvent } from "../../ops/events.ts";
 import type { TrainingState, NewBlob } from "../../ops/events.ts";
+import type { JsonObject } from "../../ops/manifest.ts";
 import type { Log } from "../log.ts";
 import type { Settings } from "../settings.ts";
 import type { JobOutcome } from "../store/jobTypes.ts";
@@ -21,6 +22,8 @@ export interface HandlerContext {
   report(event: WorkEvent): Promise<void>;
   /** Records a resume point, and with `publish` a checkpoint. */
   save(state: TrainingState, blobs: readonly NewBlob[], publish: NewCheckpoint | null): Promise<CheckpointRow | null>;
+  /** Keeps a piece of work done for a later attempt. */
+  keepPart(data: JsonObject): Promise<void>;
   /** Pins the backend for later attempts. */
   setBackend(name: string): Promise<void>;
   /** Does work in a compute process. */

@@ -1,6 +1,8 @@
 /** Evaluations: one row per request, its status that of its job, and one result row per task. */
 import { and, asc, desc, eq, inArray, lt, or } from "drizzle-orm";
 import { CodedError } from "../../ops/errors.ts";
+import type { BlobPath } from "./blobs.ts";
+import { insertBlobs, setBlobRefs } from "./blobs.ts";
 import { decodeCursor, toPage } from "./cursor.ts";
 import type { Database } from "./client.ts";
 import { checkpoints, evaluationResults, evaluations, jobs } from "./schema.ts";
@@ -89,16 +91,21 @@ async function latestResults(
 }
 
 function toResult(row: ResultRow): EvaluationResultRow {
-  const { task, taskVersion, numDocs, metrics, higherIsBetter, datasetDigest, settings } = row;
-  return { task, taskVersion, numDocs, metrics, higherIsBetter, datasetDigest, settings };
+  const { task, taskVersion, numDocs, metrics, higherIsBetter, datasetDigest, settings, samples } = row;
+  return { task, taskVersion, numDocs, metrics, higherIsBetter, datasetDigest, settings, samples };
 }
 
-/** Writes the results of an evaluation within the transaction that ends its job. */
+/** Writes the results of an evaluation, and keeps its logs, within the transaction that ends its job. */
 export async function insertResults(
   tx: Database,
   evaluation: string,
   results: readonly EvaluationResultRow[],
+  blobPath: BlobPath,
 ): Promise<void> {
   if (results.length === 0) return;
+  const logs = results.flatMap(({ samples }) => (samples ? [samples] : []));
+  const blobs = logs.map(({ digest, sizeBytes }) => ({ digest, sizeBytes, external: null }));
+  await insertBlobs(tx, blobs, blobPath);
+  await setBlobRefs(tx, evaluation, new Set(blobs.map(({ digest }) => digest)));
   await tx.insert(evaluationResults).values(results.map((result, position) => ({ evaluation, position, ...result })));
 }

@@ -1,12 +1,13 @@
 /**
  * Requests that are too long for a row that lists and polls read again and again (a dataset's inline text may
- * have megabytes). The row shows a shortened copy; an attempt gets the whole, which goes when the job ends.
+ * have megabytes). The row shows a shortened copy; an attempt gets the whole, which goes when the job ends. So do
+ * the pieces of work done that jobs keep which have no resume point.
  */
-import { eq } from "drizzle-orm";
+import { asc, eq, max } from "drizzle-orm";
 import type { JsonObject, JsonValue } from "../../ops/manifest.ts";
 import { setBlobRefs } from "./blobs.ts";
 import type { Database } from "./client.ts";
-import { jobPayloads } from "./schema.ts";
+import { jobParts, jobPayloads } from "./schema.ts";
 
 /** Characters of JSON that a row holds itself. */
 const maxInlineChars = 64 * 1024;
@@ -45,8 +46,24 @@ export async function readPayload(tx: Database, job: string): Promise<JsonObject
   return row?.request ?? null;
 }
 
-/** A job that has ended needs neither its resume point nor its whole request. */
+/** Adds to what a job has done so far; the job's row is held by the caller. */
+export async function keepPart(tx: Database, job: string, data: JsonObject): Promise<void> {
+  const [last] = await tx
+    .select({ seq: max(jobParts.seq) })
+    .from(jobParts)
+    .where(eq(jobParts.job, job));
+  await tx.insert(jobParts).values({ job, seq: (last?.seq ?? 0) + 1, data });
+}
+
+/** @returns what a job has done so far, in the order in which it was kept. */
+export async function readParts(db: Database, job: string): Promise<JsonObject[]> {
+  const rows = await db.select().from(jobParts).where(eq(jobParts.job, job)).orderBy(asc(jobParts.seq));
+  return rows.map((row) => row.data);
+}
+
+/** A job that has ended needs neither its resume point and its parts nor its whole request. */
 export async function dropLeftovers(tx: Database, job: string): Promise<void> {
   await setBlobRefs(tx, job, []);
+  await tx.delete(jobParts).where(eq(jobParts.job, job));
   await tx.delete(jobPayloads).where(eq(jobPayloads.job, job));
 }

@@ -91,6 +91,10 @@ export interface JobWriter {
     blobs: readonly NewBlob[],
     publish: NewCheckpoint | null,
   ): Promise<CheckpointRow | null>;
+  /** Keeps a piece of work done, for a later attempt to go on from. @throws LostClaimError */
+  keepPart(claim: Claim, data: JsonObject): Promise<void>;
+  /** @returns the pieces that attempts at the job have kept, in order. */
+  parts(id: string): Promise<readonly JsonObject[]>;
   /** @throws LostClaimError */
   succeed(claim: Claim, outcome: JobOutcome): Promise<JobRow>;
   /** Ends the job. @throws LostClaimError */

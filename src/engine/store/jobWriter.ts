@@ -18,7 +18,7 @@ import { createJobControl } from "./jobControl.ts";
 import { claimJob, enqueueJob, recoverJobs } from "./jobClaims.ts";
 import { addEvents, changeOwned, endedFields, queuedFields, statusEvent, touchOwned } from "./jobRows.ts";
 import type { Claim, Enqueue, JobOutcome, JobWriter, NewJob } from "./jobTypes.ts";
-import { dropLeftovers, keepPayload, splitRequest } from "./jobPayloads.ts";
+import { dropLeftovers, keepPart, keepPayload, readParts, splitRequest } from "./jobPayloads.ts";
 import { holdCheckpoint } from "./lineage.ts";
 import { evaluations, jobs, jobUses } from "./schema.ts";
 import type { CheckpointRow, JobRow, NewBlobRow } from "./types.ts";
@@ -54,6 +54,12 @@ export function createJobWriter(db: Database, blobPath: BlobPath, changes: Chang
         await addEvents(tx, claim.id, [checkpointEvent(made, state)]);
         return made;
       }),
+    keepPart: (claim, data) =>
+      write(claim.id, async (tx) => {
+        await touchOwned(tx, claim, { failures: 0 });
+        await keepPart(tx, claim.id, data);
+      }),
+    parts: (id) => readParts(db, id),
     succeed: (claim, outcome) => write(claim.id, (tx) => succeed(tx, claim, outcome, blobPath)),
     fail: (claim, error) => write(claim.id, (tx) => end(tx, claim, "failed", error)),
     retry: (claim, error, delayMs, enqueue) =>
@@ -123,7 +129,7 @@ async function succeed(tx: Database, claim: Claim, outcome: JobOutcome, blobPath
   const { progress } = await changeOwned(tx, claim, {});
   const checkpoint = outcome.checkpoint ? await insertCheckpoint(tx, outcome.checkpoint, blobPath) : null;
   const dataset = outcome.dataset ? await insertDataset(tx, outcome.dataset, blobPath) : null;
-  if (outcome.evaluation) await insertResults(tx, outcome.evaluation.id, outcome.evaluation.results);
+  if (outcome.evaluation) await insertResults(tx, outcome.evaluation.id, outcome.evaluation.results, blobPath);
   if (checkpoint) await addEvents(tx, claim.id, [checkpointEvent(checkpoint, null)]);
   const row = await changeOwned(tx, claim, {
     ...endedFields("succeeded"),

@@ -4,7 +4,7 @@
  */
 import { and, eq, inArray } from "drizzle-orm";
 import { CodedError } from "../../ops/errors.ts";
-import { blobRefs, checkpointParents, checkpoints, jobs, jobUses } from "./schema.ts";
+import { blobRefs, checkpointParents, checkpoints, evaluations, jobs, jobUses } from "./schema.ts";
 import type { Database } from "./client.ts";
 import type { JobStatus, Relation } from "./types.ts";
 
@@ -79,7 +79,12 @@ export async function deleteCheckpoint(
     .orderBy(checkpoints.id)
     .for("update");
   await assertUnused(tx, ids);
-  await tx.delete(blobRefs).where(inArray(blobRefs.owner, ids));
+  const measured = await tx
+    .select({ id: evaluations.id })
+    .from(evaluations)
+    .where(inArray(evaluations.checkpoint, ids));
+  const owners = [...ids, ...measured.map((evaluation) => evaluation.id)];
+  await tx.delete(blobRefs).where(inArray(blobRefs.owner, owners));
   await tx.delete(checkpointParents).where(inArray(checkpointParents.child, ids));
   await tx.delete(checkpoints).where(inArray(checkpoints.id, ids));
   return ids;

@@ -20,7 +20,7 @@ import {
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { TrainingState } from "../../ops/events.ts";
 import type { CheckpointManifest, DatasetManifest, JsonObject, JsonValue } from "../../ops/manifest.ts";
-import type { JobProgress, JobStatus, Relation, StoredResponse } from "./types.ts";
+import type { JobProgress, JobStatus, Relation, SampleLog, StoredResponse } from "./types.ts";
 
 const time = (name: string) => timestamp(name, { withTimezone: true, precision: 3, mode: "date" });
 const count = (name: string) => bigint(name, { mode: "number" });
@@ -35,7 +35,7 @@ export const blobs = pgTable("blobs", {
   createdAt: time("created_at").notNull(),
 });
 
-/** Who needs a blob: the owner is the id of a checkpoint, a dataset or a job (its resume point). */
+/** Who needs a blob: the owner is a checkpoint, a dataset, an evaluation (its logs) or a job (its resume point). */
 export const blobRefs = pgTable(
   "blob_refs",
   {
@@ -149,6 +149,19 @@ export const jobPayloads = pgTable("job_payloads", {
   request: json("request").$type<JsonObject>().notNull(),
 });
 
+/** What a job has done so far, in pieces that a later attempt goes on from; they go when it ends. */
+export const jobParts = pgTable(
+  "job_parts",
+  {
+    job: text("job")
+      .notNull()
+      .references(() => jobs.id, { onDelete: "cascade" }),
+    seq: integer("seq").notNull(),
+    data: json("data").$type<JsonObject>().notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.job, table.seq] })],
+);
+
 /** Checkpoints and datasets that a job reads; they are not deletable while it may run. */
 export const jobUses = pgTable(
   "job_uses",
@@ -213,6 +226,8 @@ export const evaluationResults = pgTable(
     higherIsBetter: json("higher_is_better").$type<Record<string, boolean>>().notNull(),
     datasetDigest: text("dataset_digest").notNull(),
     settings: json("settings").$type<JsonObject>().notNull(),
+    /** The log of samples; null for evaluations of before there was one. */
+    samples: json("samples").$type<SampleLog>(),
   },
   (table) => [primaryKey({ columns: [table.evaluation, table.task] }), index("evaluation_results_task").on(table.task)],
 );

@@ -135,6 +135,14 @@ export interface EvaluationResultRow {
   readonly higherIsBetter: Readonly<Record<string, boolean>>;
   readonly datasetDigest: string;
   readonly settings: JsonObject;
+  readonly samples: SampleLog | null;
+}
+
+/** The blob of a log of samples: one JSON object a line. */
+export interface SampleLog {
+  readonly digest: string;
+  readonly sizeBytes: number;
+  readonly numSamples: number;
 }
 
 export interface KeyRow {

@@ -401,7 +401,8 @@ for (const kind of ["pglite", "postgres"] as const) {
         assert.equal((await store.evaluations.get(evaluation)).status, "queued");
         await store.work.claim(job.id, entries.last(), "w");
         const result = { task: "arc_easy", taskVersion: "1", numDocs: 3, metrics: { "acc,none": accuracy } };
-        const results = [{ ...result, higherIsBetter: {}, datasetDigest: "f", settings: {} }];
+        const samples = { ...putBlob(blobDir, `samples ${accuracy}`), numSamples: 3 };
+        const results = [{ ...result, higherIsBetter: {}, datasetDigest: "f", settings: {}, samples }];
         await store.work.succeed(
           { id: job.id, attempt: 1 },
           { evaluation: { id: evaluation, results }, result: () => ({}) },
@@ -420,8 +421,29 @@ for (const kind of ["pglite", "postgres"] as const) {
         [[later, "scored", { "acc,none": 0.5 }]],
       );
       assert.equal((await store.evaluations.list({ limit: 5, checkpoint })).rows.length, 2);
+      const digest = row.results[0]?.samples?.digest ?? "";
+      const swept: string[] = [];
+      const sweep = () => store.blobs.sweep(0, (one) => Promise.resolve(void swept.push(one)));
+      await sweep();
+      assert.ok(!swept.includes(digest), "a log is kept as long as its evaluation");
       await store.checkpoints.delete(checkpoint, { cascade: false });
       await assert.rejects(store.evaluations.get(later), failsWith("not_found"));
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      await sweep();
+      assert.ok(swept.includes(digest), "and no longer");
+    });
+
+    test("pieces of work that an attempt kept are there for the next one, and gone when the job has ended", async () => {
+      const entries = fakeEntries();
+      const { id } = await store.work.insert(jobOf(), entries.enqueue);
+      await store.work.claim(id, entries.last(), "a");
+      await store.work.keepPart({ id, attempt: 1 }, { docs: [1, 0] });
+      await store.work.keepPart({ id, attempt: 1 }, { docs: [2] });
+      await store.work.claim(id, entries.last(), "b");
+      await assert.rejects(store.work.keepPart({ id, attempt: 1 }, { docs: [3] }), LostClaimError);
+      assert.deepEqual(await store.work.parts(id), [{ docs: [1, 0] }, { docs: [2] }]);
+      await store.work.succeed({ id, attempt: 2 }, { result: () => ({}) });
+      assert.deepEqual(await store.work.parts(id), []);
     });
 
     test("a key is known by its secret alone, which is nowhere in the database", async () => {

@@ -1,5 +1,6 @@
 /** Follows work to its end: what it reports goes to the job, what it made comes back. */
 import type { NewBlob, WorkEvent } from "../../../ops/events.ts";
+import type { JsonObject } from "../../../ops/manifest.ts";
 import { CodedError } from "../../../ops/errors.ts";
 import type { NewBlobRow } from "../../store/types.ts";
 import type { HandlerContext } from "../handler.ts";
@@ -11,18 +12,21 @@ export interface Made<Result> {
 
 /**
  * @param onSaved for work that saves resume points
+ * @param onPart for work that keeps what it has done in pieces
  * @returns what the work made, or null where it stopped because it was asked to
  */
 export async function collect<Result>(
   events: AsyncIterable<WorkEvent>,
   context: Pick<HandlerContext, "report">,
   onSaved?: (event: WorkEvent & { type: "saved" }) => Promise<void>,
+  onPart?: (data: JsonObject) => Promise<void>,
 ): Promise<Made<Result> | null> {
   let made: Made<Result> | null = null;
   for await (const event of events) {
     if (event.type === "stopped") return null;
     if (event.type === "result") made = { result: event.result as Result, blobs: event.blobs };
     else if (event.type === "saved") await onSaved?.(event);
+    else if (event.type === "part") await onPart?.(event.data);
     else await context.report(event);
   }
   if (made === null) throw new CodedError("compute_crashed", "the compute process ended without a result");

@@ -16,11 +16,17 @@ export const evaluation: Handler<"evaluation"> = async (request, context) => {
   const backend = await pinBackend(request.backend ?? null, context);
   const checkpoint = await store.checkpoints.resolve(row);
   const work = await planEvaluation(request, checkpoint, settings.benchmarksDir, backend);
-  const made = await collect<EvaluateResult>(context.compute({ kind: "evaluate", backend, work }), context);
+  const made = await collect<EvaluateResult>(
+    context.compute({ kind: "evaluate", backend, work }),
+    context,
+    undefined,
+    (part) => context.keepPart(part),
+  );
   if (made === null) return "stopped";
-  const results = made.result.results.map(({ version, ...rest }): EvaluationResultRow => ({
+  const results = made.result.results.map(({ version, samples, ...rest }): EvaluationResultRow => ({
     ...rest,
     taskVersion: version,
+    samples: samples ? { ...samples.blob, numSamples: samples.numSamples } : null,
   }));
   const metrics: JsonObject = Object.fromEntries(results.map((result) => [result.task, { ...result.metrics }]));
   return {
