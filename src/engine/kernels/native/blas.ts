@@ -16,14 +16,16 @@ import { CodedError } from "../../../ops/errors.ts";
 export interface Operand {
   readonly at: number;
   readonly transposed: boolean;
+  /** Floats from one of its rows to the next; without gaps unless given. */
+  readonly stride?: number;
 }
 
 export interface Blas {
   /** Library, version and the processor it was tuned for, e.g. `OpenBLAS 0.3.21 SkylakeX`. */
   readonly name: string;
   /**
-   * C[m,n] = op(A)[m,k] op(B)[k,n], added to what is there when `accumulate`; all float32 and without gaps
-   * between their rows. What C held is not read otherwise.
+   * C[m,n] = op(A)[m,k] op(B)[k,n], added to what is there when `accumulate`; all float32, C
+   * without gaps between its rows. What C held is not read otherwise.
    */
   multiply(m: number, n: number, k: number, a: Operand, b: Operand, c: number, accumulate: boolean): void;
 }
@@ -71,7 +73,7 @@ export async function openBlas(
       // Views are made anew: the memory may have grown since. A column more or less does not matter to BLAS.
       const view = (at: number): Uint8Array => new Uint8Array(memory.buffer, at);
       const orders = [a, b].map((operand) => (operand.transposed ? transposed : asIs)) as [number, number];
-      const [lda, ldb] = [a.transposed ? m : k, b.transposed ? k : n];
+      const [lda, ldb] = [a.stride ?? (a.transposed ? m : k), b.stride ?? (b.transposed ? k : n)];
       const beta = accumulate ? 1 : 0;
       sgemm(rowMajor, ...orders, m, n, k, 1, view(a.at), lda, view(b.at), ldb, beta, view(c), n);
     },

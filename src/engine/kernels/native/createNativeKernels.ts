@@ -3,7 +3,7 @@
  * `crossEntropy`'s head done by a BLAS of the machine. These are nine tenths of a training's arithmetic.
  *
  * Same shapes and inputs, same bytes, on one machine with one library; another processor or release may round
- * otherwise. See native/linear.ts for what that means for single rows.
+ * otherwise. Without a gradient a row has the numbers of the wasm kernels, alone and among others: native/linear.ts.
  */
 import type { Kernels } from "../kernels.ts";
 import { openWasmKernels } from "../wasm/createWasmKernels.ts";
