@@ -65,6 +65,10 @@ export interface Settings {
 
   /** Models kept in memory for inference. */
   readonly servingMaxModels: number;
+  /** What all model processes together may be estimated to take. */
+  readonly servingMemoryBytes: number;
+  /** Requests that one model computes together. */
+  readonly servingMaxBatch: number;
   readonly servingIdleMs: number;
   readonly servingQueueLength: number;
 }
@@ -110,8 +114,10 @@ export const settingsTable: readonly (readonly [variable: string, fallback: stri
   ["SWEEP_GRACE_SECONDS", "3600", "age at which files that nothing refers to are removed"],
   ["SWEEP_EVERY_SECONDS", "600", "how often they are looked for"],
   ["SERVING_MAX_MODELS", "2", "models kept in memory for inference"],
+  ["SERVING_MEMORY_BYTES", "(half of RAM)", "models with their caches, all together; the one used longest ago goes"],
+  ["SERVING_MAX_BATCH", "32", "inference requests that one model computes together"],
   ["SERVING_IDLE_SECONDS", "600", "a model unused for so long is unloaded"],
-  ["SERVING_QUEUE_LENGTH", "64", "inference requests that may wait for one model"],
+  ["SERVING_QUEUE_LENGTH", "64", "inference requests that may wait; more are told 429"],
 ];
 
 /** @throws invalid_request naming the variable */
@@ -149,6 +155,8 @@ function parseLimits(read: Reader) {
     rateLimitPerMinute: read.integer("RATE_LIMIT_PER_MINUTE", 60_000, 1, 1e9),
     maxDatasetTextBytes: read.integer("MAX_DATASET_TEXT_BYTES", 8 * 2 ** 20, 1, gibibyte),
     servingMaxModels: read.integer("SERVING_MAX_MODELS", 2, 1, 1_000),
+    servingMemoryBytes: read.integer("SERVING_MEMORY_BYTES", Math.floor(totalmem() / 2), 128 * 2 ** 20, 2 ** 50),
+    servingMaxBatch: read.integer("SERVING_MAX_BATCH", 32, 1, 256),
     servingIdleMs: read.integer("SERVING_IDLE_SECONDS", 600, 1, 86_400) * 1000,
     servingQueueLength: read.integer("SERVING_QUEUE_LENGTH", 64, 1, 100_000),
   };

@@ -1,10 +1,9 @@
 /**
  * The narrow seam between the model and what is done with it: token ids go in, rows of logits come out, and a
- * key/value cache lies between. Generation and scoring are written against it and never see a tensor, so they
+ * key/value cache lies between. Generation and scoring are written against `Decoder` and never see a tensor, so they
  * are the same for every backend and can be tested with a table instead of a model. Nothing here knows text.
  *
- * A step is one call of `append`. Steps of all sequences of one model are made one at a time, in the order in
- * which they were asked for (`turns.ts`); a batching decoder may later join the steps that wait.
+ * Below it is `BatchDecoder`, which makes one step for several sequences; `batcher.ts` lies between the two.
  */
 
 /** One growing context with its cache. */
@@ -15,6 +14,7 @@ export interface Sequence {
    * Computes `ids` after everything appended so far.
    * @param rows how many of the last ids to return logits for, 0 to ids.length
    * @returns row-major float32 [rows, vocabSize]; row i predicts what follows id i of the last `rows`
+   * @throws cancelled when the signal of `start` has aborted
    */
   append(ids: readonly number[], rows: number): Promise<Float32Array>;
   /** Forgets every position from `length` on. */
@@ -27,11 +27,35 @@ export interface Decoder {
   /** Longest context in tokens. */
   readonly maxLength: number;
   readonly vocabSize: number;
-  /** @param capacity positions the cache must hold, at most maxLength */
-  start(capacity: number): Sequence;
+  /**
+   * @param capacity positions the cache must hold, at most maxLength
+   * @param signal aborting it ends an `append` that waits
+   */
+  start(capacity: number, signal?: AbortSignal): Sequence;
 }
 
-/** Ids computed in one step, at most: what one request may keep the others waiting for. */
+/** A context as `BatchDecoder` holds it. */
+export type Context = Omit<Sequence, "append">;
+
+/** What one context does in a step: `ids` are computed, logits are wanted for the last `rows` of them. */
+export interface StepPart {
+  readonly context: Context;
+  readonly ids: readonly number[];
+  readonly rows: number;
+}
+
+export interface BatchDecoder {
+  readonly maxLength: number;
+  readonly vocabSize: number;
+  start(capacity: number): Context;
+  /**
+   * Computes all parts together; their contexts differ. A row of logits must not depend on which other parts there are.
+   * @returns row-major float32, the rows of all parts one after another
+   */
+  step(parts: readonly StepPart[]): Promise<Float32Array>;
+}
+
+/** Ids computed in one step, at most. */
 export const maxStepTokens = 256;
 
 /** Logits read back in one step, at most, in values (16 MiB): a bound on memory that [T, V] would not give. */

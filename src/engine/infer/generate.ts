@@ -30,7 +30,7 @@ export async function* generate(
   const newTokens = Math.min(request.maxTokens, Math.max(1, decoder.maxLength - length + 1));
   const withPrompt = request.echo && request.logprobs !== null;
   if (newTokens === 0 && !withPrompt) return yield { type: "end", reason: "length", stopToken: null };
-  const sequence = decoder.start(Math.min(decoder.maxLength, length + Math.max(0, newTokens - 1)));
+  const sequence = decoder.start(Math.min(decoder.maxLength, length + Math.max(0, newTokens - 1)), signal);
   try {
     let next: Float32Array | null = null;
     if (withPrompt) {

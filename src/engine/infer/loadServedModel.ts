@@ -4,18 +4,23 @@
  * that holds the model closes it.
  */
 import * as tf from "@tensorflow/tfjs";
+import { invariant } from "../../ops/errors.ts";
 import type { LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { Kernels } from "../kernels/kernels.ts";
 import { KvCache } from "../model/kvCache.ts";
-import { hiddenStates, logits } from "../model/llama.ts";
+import { logits, stepStates } from "../model/llama.ts";
 import type { Weights } from "../model/llama.ts";
 import { disposeWeights, loadWeights } from "../model/weights.ts";
-import type { Decoder, Sequence } from "./decoder.ts";
+import { batching } from "./batcher.ts";
+import type { StepStats } from "./batcher.ts";
+import type { BatchDecoder, Context, StepPart } from "./decoder.ts";
 import { generate } from "./generate.ts";
 import { score } from "./score.ts";
 import type { ServedModel } from "./servedModel.ts";
-import { createTurns, takingTurns } from "./turns.ts";
+
+/** Steps remembered for whoever asks. */
+const maxStepsKept = 1000;
 
 /**
  * Loads the weights as float32 tensors of the active backend.
@@ -24,7 +29,10 @@ import { createTurns, takingTurns } from "./turns.ts";
 export async function loadServedModel(checkpoint: ResolvedCheckpoint, kernels: Kernels): Promise<ServedModel> {
   const { config } = checkpoint.manifest;
   const weights = await loadWeights(checkpoint);
-  const decoder = takingTurns(llamaDecoder(config, weights, kernels), createTurns());
+  let made: StepStats[] = [];
+  const decoder = batching(llamaDecoder(config, weights, kernels), (step) => {
+    if (made.length < maxStepsKept) made.push(step);
+  });
   let open = true;
   return {
     maxLength: decoder.maxLength,
@@ -32,6 +40,11 @@ export async function loadServedModel(checkpoint: ResolvedCheckpoint, kernels: K
     memoryBytes: [...weights.values()].reduce((sum, tensor) => sum + 4 * tensor.size, 0),
     generate: (request, signal) => generate(decoder, request, signal),
     score: (requests, signal) => score(decoder, requests, signal),
+    takeSteps() {
+      const taken = made;
+      made = [];
+      return taken;
+    },
     close() {
       if (open) disposeWeights(weights);
       open = false;
@@ -39,39 +52,57 @@ export async function loadServedModel(checkpoint: ResolvedCheckpoint, kernels: K
   };
 }
 
-/** @returns a decoder of one sequence a step; it owns no weights. */
-export function llamaDecoder(config: LlamaConfig, weights: Weights, kernels: Kernels): Decoder {
+/** @returns a decoder over weights that it does not own. */
+export function llamaDecoder(config: LlamaConfig, weights: Weights, kernels: Kernels): BatchDecoder {
+  const caches = new WeakMap<Context, KvCache>();
   return {
     maxLength: config.maxPositionEmbeddings,
     vocabSize: config.vocabSize,
-    start: () => llamaSequence(config, weights, kernels),
-  };
-}
-
-function llamaSequence(config: LlamaConfig, weights: Weights, kernels: Kernels): Sequence {
-  const cache = new KvCache(config.numHiddenLayers);
-  return {
-    get length() {
-      return cache.length;
+    start() {
+      const cache = new KvCache(config.numHiddenLayers);
+      const context: Context = {
+        get length() {
+          return cache.length;
+        },
+        truncate: (length) => cache.truncate(length),
+        close: () => cache.dispose(),
+      };
+      caches.set(context, cache);
+      return context;
     },
-    async append(ids, rows) {
-      const stream = (): tf.Tensor2D =>
-        hiddenStates(kernels, config, weights, Int32Array.from(ids), 1, ids.length, [cache]);
-      if (rows === 0) {
-        stream().dispose();
+    async step(parts) {
+      const ids = Int32Array.from(parts.flatMap((part) => part.ids));
+      const sequences = parts.map((part) => ({ cache: cacheOf(caches, part), rows: part.ids.length }));
+      const wanted = wantedRows(parts);
+      if (wanted.length === 0) {
+        stepStates(kernels, config, weights, ids, sequences).dispose();
         return new Float32Array(0);
       }
       const result = tf.tidy(() => {
-        const x_TD = stream();
+        const x_TD = stepStates(kernels, config, weights, ids, sequences);
         // Only the rows asked for meet the head: it is the widest product of the model.
-        const last_RD = rows === ids.length ? x_TD : tf.slice(x_TD, [ids.length - rows, 0], [rows, config.hiddenSize]);
-        return logits(kernels, config, weights, last_RD);
+        const isWhole = wanted.length === ids.length;
+        const x_RD = isWhole ? x_TD : kernels.embedding(tf.tensor1d(wanted, "int32"), x_TD);
+        return logits(kernels, config, weights, x_RD);
       });
       const values = (await result.data()) as Float32Array;
       result.dispose();
       return values;
     },
-    truncate: (length) => cache.truncate(length),
-    close: () => cache.dispose(),
   };
+}
+
+function cacheOf(caches: WeakMap<Context, KvCache>, { context }: StepPart): KvCache {
+  const cache = caches.get(context);
+  invariant(cache, "a step names a context that this decoder did not start");
+  return cache;
+}
+
+/** @returns the rows of a step whose logits are wanted: the last of each part. */
+function wantedRows(parts: readonly StepPart[]): number[] {
+  let end = 0;
+  return parts.flatMap(({ ids, rows }) => {
+    end += ids.length;
+    return Array.from({ length: rows }, (_, i) => end - rows + i);
+  });
 }

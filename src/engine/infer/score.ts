@@ -58,7 +58,7 @@ async function contextOf(
   }
   memo.sequence?.close();
   memo.sequence = null;
-  const sequence = decoder.start(memo.capacity);
+  const sequence = decoder.start(memo.capacity, signal);
   memo.ids = context;
   memo.sequence = sequence;
   for (const { part } of steps(context, maxStepTokens)) {

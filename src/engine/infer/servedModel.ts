@@ -3,6 +3,8 @@
  * only; text is the business of whoever holds the tokenizer.
  */
 
+import type { StepStats } from "./batcher.ts";
+
 /** One position's distribution, as the completions API reports it. */
 export interface TokenLogprobs {
   readonly token: number;
@@ -61,5 +63,7 @@ export interface ServedModel {
   generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<GenerateEvent>;
   /** The result does not depend on which requests are scored together. */
   score(requests: readonly ScoreRequest[], signal: AbortSignal): Promise<ScoreResult[]>;
+  /** The steps made since it was last asked, for metrics; a bounded number of them. */
+  takeSteps?(): readonly StepStats[];
   close(): void;
 }

@@ -15,6 +15,17 @@ export interface RopeTables {
   readonly sin: tf.Tensor2D;
 }
 
+/** What one sequence of a step brings to `cachedAttention`. */
+export interface CachedRows {
+  /** [1, S, K, H] each: positions 0 .. offset - 1 hold the sequence's past; nothing else may hold their bytes. */
+  readonly keys: tf.Tensor4D;
+  readonly values: tf.Tensor4D;
+  /** Position of the first of its new rows. */
+  readonly offset: number;
+  /** New rows, 1 or more; offset + rows <= S. */
+  readonly rows: number;
+}
+
 export interface AdamwStep {
   readonly learningRate: number;
   readonly beta1: number;
@@ -69,6 +80,18 @@ export interface Kernels {
    * hold the target's bytes. A backend whose tensors cannot be changed leaves it out.
    */
   writePositions?(target_1SKH: tf.Tensor4D, at: number, source_BTKH: tf.Tensor4D, index: number): void;
+
+  /**
+   * `causalAttention` of rows of several sequences, R in all, each over its own past: rows lie in the order of
+   * `sequences`. Each sequence's new keys and values are put into its tensors, in place, at its offset. A row has the
+   * bytes that `causalAttention` gives it. A backend whose tensors cannot be changed leaves it out.
+   */
+  cachedAttention?(
+    q_1RNH: tf.Tensor4D,
+    k_1RKH: tf.Tensor4D,
+    v_1RKH: tf.Tensor4D,
+    sequences: readonly CachedRows[],
+  ): tf.Tensor4D;
 
   /** One AdamW update, in place on the three variables (`m` and `v`: first and second moments). */
   adamw(weight: tf.Variable, grad: tf.Tensor, m: tf.Variable, v: tf.Variable, step: AdamwStep): void;

@@ -15,12 +15,18 @@
 import * as tf from "@tensorflow/tfjs";
 import type { LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import type { Kernels, RopeTables } from "../kernels/kernels.ts";
-import { sequenceOf } from "./kvCache.ts";
 import type { KvCache } from "./kvCache.ts";
 import { ropeAngles } from "./ropeTables.ts";
 
 /** Tensors by their Hugging Face name; float32, or variables while training. */
 export type Weights = ReadonlyMap<string, tf.Tensor>;
+
+/** New positions of one sequence, which follow what its cache holds. */
+export interface SequenceRows {
+  readonly cache: KvCache;
+  /** How many, 1 or more. */
+  readonly rows: number;
+}
 
 /**
  * The stream after the last norm, one row for each position.
@@ -39,17 +45,43 @@ export function hiddenStates(
   length: number,
   caches?: readonly KvCache[],
 ): tf.Tensor2D {
-  const run: Run = { kernels, config, weights, batch, length, caches: caches ?? null };
   if (ids.length !== batch * length) throw new Error(`invariant: ${ids.length} ids for ${batch} x ${length} positions`);
-  if (caches && caches.length !== batch) throw new Error(`invariant: ${caches.length} caches for a batch of ${batch}`);
-  const x_RD = tf.tidy(() => {
+  if (!caches) return stream({ kernels, config, weights, batch, length, sequences: null }, ids);
+  if (caches.length !== batch) throw new Error(`invariant: ${caches.length} caches for a batch of ${batch}`);
+  const sequences = caches.map((cache) => ({ cache, rows: length }));
+  return stepStates(kernels, config, weights, ids, sequences);
+}
+
+/**
+ * One step of several sequences, each with as many new positions as it has: their rows go through the weights
+ * together, and each attends to its own past. A row does not depend on which others are in the step, as far as the
+ * kernels' rows do not.
+ *
+ * @param ids token ids in [0, V): the new positions of all sequences, one after another
+ * @returns [R, D], R = ids.length; the caller disposes of it
+ */
+export function stepStates(
+  kernels: Kernels,
+  config: LlamaConfig,
+  weights: Weights,
+  ids: Int32Array,
+  sequences: readonly SequenceRows[],
+): tf.Tensor2D {
+  const rows = sequences.reduce((sum, sequence) => sum + sequence.rows, 0);
+  if (ids.length !== rows) throw new Error(`invariant: ${ids.length} ids for ${rows} positions`);
+  const x_RD = stream({ kernels, config, weights, batch: 1, length: rows, sequences }, ids);
+  for (const { cache, rows: added } of sequences) cache.advance(added);
+  return x_RD;
+}
+
+function stream(run: Run, ids: Int32Array): tf.Tensor2D {
+  const { kernels, config, weights } = run;
+  return tf.tidy(() => {
     const tables = ropeTables(run);
     let x = kernels.embedding(tf.tensor1d(ids, "int32"), matrix(weights, "model.embed_tokens.weight"));
     for (let layer = 0; layer < config.numHiddenLayers; layer++) x = block(run, layer, x, tables);
     return kernels.rmsNorm(x, vector(weights, "model.norm.weight"), config.rmsNormEps);
   });
-  for (const cache of caches ?? []) cache.advance(length);
-  return x_RD;
 }
 
 /** @returns logits [R, V] of rows of the stream (those of `hiddenStates`, or a choice of them). */
@@ -83,7 +115,8 @@ interface Run {
   readonly weights: Weights;
   readonly batch: number;
   readonly length: number;
-  readonly caches: readonly KvCache[] | null;
+  /** With caches all rows are one batch item; null in training. */
+  readonly sequences: readonly SequenceRows[] | null;
 }
 
 /** x + attention(norm(x)), then that + mlp(norm(that)). */
@@ -100,42 +133,57 @@ function block(run: Run, layer: number, x_RD: tf.Tensor2D, tables: RopeTables): 
 }
 
 function attention(run: Run, layer: number, x_RD: tf.Tensor2D, tables: RopeTables): tf.Tensor2D {
-  const { kernels, config, batch, length, caches } = run;
+  const { kernels, config, batch, length, sequences } = run;
   const prefix = `model.layers.${layer}.self_attn.`;
   const heads = (name: string, count: number): tf.Tensor4D =>
     tf.reshape(project(run, prefix + name, x_RD, config.attentionBias), [batch, length, count, config.headDim]);
   const q_BTNH = heads("q_proj", config.numAttentionHeads);
   const k_BTKH = heads("k_proj", config.numKeyValueHeads);
   const v_BTKH = heads("v_proj", config.numKeyValueHeads);
-  const [turnedQ_BTNH, turnedK_BTKH] = [turned(run, q_BTNH, tables), turned(run, k_BTKH, tables)];
-  const mixed_BTNH = caches
-    ? cachedAttention(run, caches, layer, { q_BTNH: turnedQ_BTNH, k_BTKH: turnedK_BTKH, v_BTKH })
+  const [turnedQ_BTNH, turnedK_BTKH] = [kernels.rope(q_BTNH, tables), kernels.rope(k_BTKH, tables)];
+  const mixed_BTNH = sequences
+    ? cachedAttention(kernels, sequences, layer, turnedQ_BTNH, turnedK_BTKH, v_BTKH)
     : kernels.causalAttention(turnedQ_BTNH, turnedK_BTKH, v_BTKH, 0);
   const width = config.numAttentionHeads * config.headDim;
   const mixed_RO = tf.reshape(mixed_BTNH, [batch * length, width]) as tf.Tensor2D;
   return project(run, `${prefix}o_proj`, mixed_RO, config.attentionBias);
 }
 
-/** With caches each row of the batch has a position of its own, so that all of them are turned as one sequence. */
-function turned({ kernels, caches }: Run, x_BTNH: tf.Tensor4D, tables: RopeTables): tf.Tensor4D {
-  const [b, t, n, h] = x_BTNH.shape;
-  if (!caches || b === 1) return kernels.rope(x_BTNH, tables);
-  return tf.reshape(kernels.rope(tf.reshape(x_BTNH, [1, b * t, n, h]), tables), [b, t, n, h]);
+/** Attention of each sequence's rows over its own past. */
+function cachedAttention(
+  kernels: Kernels,
+  sequences: readonly SequenceRows[],
+  layer: number,
+  q_1RNH: tf.Tensor4D,
+  k_1RKH: tf.Tensor4D,
+  v_1RKH: tf.Tensor4D,
+): tf.Tensor4D {
+  const [, , heads, headDim] = k_1RKH.shape;
+  if (kernels.cachedAttention) {
+    const caches = sequences.map(({ cache, rows }) => {
+      const room = cache.reserve(layer, cache.length + rows, heads, headDim);
+      return { ...room, offset: cache.length, rows };
+    });
+    return kernels.cachedAttention(q_1RNH, k_1RKH, v_1RKH, caches);
+  }
+  let first = 0;
+  const mixed = sequences.map(({ cache, rows }) => {
+    const [q, k, v] = [q_1RNH, k_1RKH, v_1RKH].map((x) => rowsOf(x, first, rows)) as [
+      tf.Tensor4D,
+      tf.Tensor4D,
+      tf.Tensor4D,
+    ];
+    first += rows;
+    const { k_1SKH, v_1SKH } = cache.append(layer, k, v, 0, kernels);
+    return kernels.causalAttention(q, k_1SKH, v_1SKH, cache.length);
+  });
+  return mixed.length === 1 ? (mixed[0] as tf.Tensor4D) : tf.concat(mixed, 1);
 }
 
-/** Attention of each sequence over its own past: sequences of a batch may have got to different positions. */
-function cachedAttention(
-  run: Run,
-  caches: readonly KvCache[],
-  layer: number,
-  { q_BTNH, k_BTKH, v_BTKH }: { q_BTNH: tf.Tensor4D; k_BTKH: tf.Tensor4D; v_BTKH: tf.Tensor4D },
-): tf.Tensor4D {
-  const { kernels, batch } = run;
-  const mixed = caches.map((cache, b) => {
-    const { k_1SKH, v_1SKH } = cache.append(layer, k_BTKH, v_BTKH, b, kernels);
-    return kernels.causalAttention(sequenceOf(q_BTNH, b), k_1SKH, v_1SKH, cache.length);
-  });
-  return batch === 1 ? (mixed[0] as tf.Tensor4D) : tf.concat(mixed, 0);
+/** @returns positions first .. first + rows - 1, [1, rows, N, H]. */
+function rowsOf(x_1RNH: tf.Tensor4D, first: number, rows: number): tf.Tensor4D {
+  const [, all, heads, headDim] = x_1RNH.shape;
+  return rows === all ? x_1RNH : tf.slice(x_1RNH, [0, first, 0, 0], [1, rows, heads, headDim]);
 }
 
 /** down(silu(gate(x)) * up(x)). */
@@ -152,21 +200,18 @@ function project({ kernels, weights }: Run, name: string, x_RI: tf.Tensor2D, bia
   return bias ? kernels.linear(x_RI, w_OI, vector(weights, `${name}.bias`)) : kernels.linear(x_RI, w_OI);
 }
 
-/** The angles of positions 0 .. length - 1, or, with caches, of all rows of the batch. */
-function ropeTables({ config, length, caches }: Run): RopeTables {
-  const offsets = caches ? caches.map((cache) => cache.length) : [0];
+/** The angles of positions 0 .. length - 1, or, with caches, of the rows of all sequences. */
+function ropeTables({ config, length, sequences }: Run): RopeTables {
   const half = config.headDim / 2;
-  const [cos, sin] = [
-    new Float32Array(offsets.length * length * half),
-    new Float32Array(offsets.length * length * half),
-  ];
-  for (const [i, offset] of offsets.entries()) {
-    const angles = ropeAngles(config, offset, length);
-    cos.set(angles.cos, i * length * half);
-    sin.set(angles.sin, i * length * half);
+  const [cos, sin] = [new Float32Array(length * half), new Float32Array(length * half)];
+  let first = 0;
+  for (const [offset, rows] of sequences?.map(({ cache, rows }) => [cache.length, rows] as const) ?? [[0, length]]) {
+    const angles = ropeAngles(config, offset, rows);
+    cos.set(angles.cos, first * half);
+    sin.set(angles.sin, first * half);
+    first += rows;
   }
-  const shape: [number, number] = [offsets.length * length, half];
-  return { cos: tf.tensor2d(cos, shape), sin: tf.tensor2d(sin, shape) };
+  return { cos: tf.tensor2d(cos, [length, half]), sin: tf.tensor2d(sin, [length, half]) };
 }
 
 function headMatrix(config: LlamaConfig, weights: Weights): tf.Tensor2D {

@@ -8,6 +8,7 @@ import { fork } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
 import { CodedError, fromErrorRecord } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import type { StepStats } from "../infer/batcher.ts";
 import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
 import { computeEnvironment } from "../settings.ts";
 import { createEventQueue } from "./eventQueue.ts";
@@ -25,6 +26,8 @@ export interface ModelProcessOptions extends WatchdogLimits {
   readonly checkpoint: ResolvedCheckpoint;
   /** JavaScript heap limit, MiB. */
   readonly maxHeapMiB: number;
+  /** Told of the steps that the process made. */
+  readonly onSteps?: (steps: readonly StepStats[]) => void;
 }
 
 export interface LoadedModel {
@@ -156,9 +159,12 @@ export class ModelProcess {
     } else if (message.type === "failed") this.#condemn(fromErrorRecord(message.error));
     else if (message.type === "error") this.#running.get(message.id)?.fail(fromErrorRecord(message.error));
     else {
-      const queue = this.#running.get(message.id);
-      queue?.push(message.event);
-      if (message.event.type === "end") queue?.end();
+      this.#options.onSteps?.(message.steps);
+      for (const { id, event } of message.events) {
+        const queue = this.#running.get(id);
+        queue?.push(event);
+        if (event.type === "end") queue?.end();
+      }
     }
   }
 

@@ -1,14 +1,14 @@
 /**
- * The inside of a model process: loads one checkpoint, then generates for as many requests as it is sent,
- * together and in fair turns. It holds nothing that the pool could not lose: when the channel closes, the
- * process ends, so it never outlives the server that started it.
+ * The inside of a model process: loads one checkpoint, then generates for as many requests as it is sent, together
+ * (`infer/batcher.ts`). What a step made for all of them leaves as one message. It holds nothing that the pool could
+ * not lose: when the channel closes, the process ends, so it never outlives the server that started it.
  */
 import { CodedError, toErrorRecord } from "../../ops/errors.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
 import { healthIntervalMs, parseToChild } from "./protocol.ts";
-import type { FromChild, ToChild } from "./protocol.ts";
+import type { FromChild, IdentifiedEvent, ToChild } from "./protocol.ts";
 
 export interface ModelServerOptions {
   load(checkpoint: ResolvedCheckpoint, backends: readonly string[] | null): Promise<ServedModel>;
@@ -32,6 +32,9 @@ export function createModelServer(options: ModelServerOptions): ModelServer {
   const running = new Map<number, AbortController>();
   let model: ServedModel | null = null;
   let loading = false;
+  const outbox = createOutbox((events) => {
+    options.send({ type: "events", events, steps: model?.takeSteps?.() ?? [] });
+  });
   const health = setInterval(() => options.send({ type: "health", rssBytes: options.rssBytes() }), healthIntervalMs);
   health.unref();
 
@@ -62,9 +65,10 @@ export function createModelServer(options: ModelServerOptions): ModelServer {
       if (model === null) throw new CodedError("internal", "the process was asked to generate before it had a model");
       for await (const event of model.generate(request, controller.signal)) {
         if (controller.signal.aborted) break;
-        options.send({ type: "event", id, event });
+        outbox.add({ id, event });
       }
     } catch (error) {
+      outbox.flush();
       options.send({ type: "error", id, error: record(error) });
     } finally {
       running.delete(id);
@@ -94,4 +98,21 @@ function asMemoryError(error: unknown): unknown {
     return error;
   }
   return new CodedError("out_of_memory", "the model process ran out of memory", { cause: error });
+}
+
+/** Gathers events until the end of this turn of the event loop, by when all requests of a step have made theirs. */
+function createOutbox(send: (events: readonly IdentifiedEvent[]) => void) {
+  let waiting: IdentifiedEvent[] = [];
+  const flush = (): void => {
+    const events = waiting;
+    waiting = [];
+    if (events.length > 0) send(events);
+  };
+  return {
+    add(event: IdentifiedEvent): void {
+      if (waiting.length === 0) setImmediate(flush);
+      waiting.push(event);
+    },
+    flush,
+  };
 }

@@ -4,8 +4,10 @@
  */
 import { CodedError } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import type { Footprint } from "./footprint.ts";
 import { ModelProcess } from "./modelProcess.ts";
 import type { PoolLimits, PoolOptions } from "./pool.ts";
+import { observeSteps } from "./poolMetrics.ts";
 import { WaitingLine } from "./waitingLine.ts";
 
 /** One request's right to run on a model; `release` must be called once it has ended. */
@@ -19,17 +21,22 @@ export interface PlacesOptions extends Omit<PoolOptions, "limits" | "entry"> {
   readonly entry: URL;
 }
 
-interface Wish {
+/** What a request needs. */
+export interface Wish {
   readonly checkpoint: ResolvedCheckpoint;
-  readonly neededBytes: number;
+  readonly footprint: Footprint;
+  /** Positions of the model's caches, at most `footprint.positions`. */
+  readonly positions: number;
 }
 
 /** A loaded or loading checkpoint. */
 interface Model {
   readonly id: string;
   readonly process: ModelProcess;
-  readonly neededBytes: number;
+  readonly footprint: Footprint;
   active: number;
+  /** Positions of its caches that requests hold. */
+  positions: number;
   /** Order of last use; the smallest is unloaded first. */
   usedAt: number;
   isLoaded: boolean;
@@ -61,18 +68,18 @@ export class Places {
     return [...this.#models.values()].filter((model) => model.isLoaded && !model.retiring).map((model) => model.id);
   }
 
+  /** Requests that wait. */
+  get numWaiting(): number {
+    return this.#line.length;
+  }
+
   /**
    * Waits for a place on the checkpoint's model, which may still be loading then.
    * @throws too_many_requests, cancelled, unavailable
    */
-  async take(
-    checkpoint: ResolvedCheckpoint,
-    neededBytes: number,
-    signal: AbortSignal,
-    continued: boolean,
-  ): Promise<Place> {
+  async take(wish: Wish, signal: AbortSignal, continued: boolean): Promise<Place> {
     if (this.#closed) throw shuttingDown();
-    const place = this.#line.join({ checkpoint, neededBytes }, signal, continued);
+    const place = this.#line.join(wish, signal, continued);
     this.#pump();
     return place;
   }
@@ -93,27 +100,44 @@ export class Places {
 
   /** Starts every request that may start, in order of arrival. */
   #pump(): void {
+    const full = new Set<Model>();
     for (const ticket of this.#line.inOrder()) {
       if (this.#closed) break;
-      const { checkpoint, neededBytes } = ticket.wish;
+      const { checkpoint, footprint, positions } = ticket.wish;
       const model = this.#models.get(checkpoint.id);
       if (model === undefined) {
         // Those behind wait too, or a busy model could keep this one out for ever.
-        if (!this.#makeRoom(neededBytes)) break;
-        ticket.serve(this.#occupy(this.#load(ticket.wish)));
-      } else if (!model.retiring && model.active < this.#options.limits.maxActive) {
-        ticket.serve(this.#occupy(model));
+        if (!this.#makeRoom(footprint.bytes)) break;
+        ticket.serve(this.#occupy(this.#load(ticket.wish), positions));
+      } else if (!full.has(model)) {
+        if (this.#hasPlace(model, positions)) ticket.serve(this.#occupy(model, positions));
+        // Short requests must not keep a long one out for ever.
+        else full.add(model);
       }
     }
-    this.#options.metrics?.queued.set(this.#line.length);
-    this.#options.metrics?.processes.set(this.#models.size);
+    this.#report();
+  }
+
+  #report(): void {
+    const { metrics } = this.#options;
+    if (metrics === undefined) return;
+    const models = [...this.#models.values()];
+    metrics.queued.set(this.#line.length);
+    metrics.processes.set(models.length);
+    metrics.active.set(models.reduce((sum, model) => sum + model.active, 0));
+    metrics.memoryBytes.set(models.reduce((sum, model) => sum + model.footprint.bytes, 0));
+  }
+
+  #hasPlace(model: Model, positions: number): boolean {
+    const isFree = !model.retiring && model.active < this.#options.limits.maxActive;
+    return isFree && model.positions + positions <= model.footprint.positions;
   }
 
   /** Takes a step towards room for a model. @returns whether there is room now */
   #makeRoom(neededBytes: number): boolean {
     const { maxModels, maxMemoryBytes } = this.#options.limits;
     const all = [...this.#models.values()];
-    const used = all.reduce((sum, model) => sum + model.neededBytes, 0);
+    const used = all.reduce((sum, model) => sum + model.footprint.bytes, 0);
     if (all.length < maxModels && used + neededBytes <= maxMemoryBytes) return true;
     // Memory counts until the process is gone; then the line is walked again.
     if (all.some((model) => model.retiring)) return false;
@@ -123,22 +147,25 @@ export class Places {
     return false;
   }
 
-  #load({ checkpoint, neededBytes }: Wish): Model {
-    const { limits, entry, backends } = this.#options;
+  #load({ checkpoint, footprint }: Wish): Model {
+    const { limits, entry, backends, metrics } = this.#options;
+    const startedAt = performance.now();
     const process = new ModelProcess({
       entry,
       backends,
       checkpoint,
       loadTimeoutMs: limits.loadTimeoutMs,
       stuckTimeoutMs: limits.stuckTimeoutMs,
-      maxRssBytes: rssFactor * neededBytes + rssSlackBytes,
+      maxRssBytes: rssFactor * footprint.bytes + rssSlackBytes,
       maxHeapMiB,
+      ...(metrics ? { onSteps: (steps) => observeSteps(metrics, steps) } : {}),
     });
     const model: Model = {
       id: checkpoint.id,
       process,
-      neededBytes,
+      footprint,
       active: 0,
+      positions: 0,
       usedAt: 0,
       isLoaded: false,
       retiring: false,
@@ -146,15 +173,19 @@ export class Places {
     };
     this.#models.set(model.id, model);
     process.loaded.then(
-      () => (model.isLoaded = true),
+      () => {
+        model.isLoaded = true;
+        metrics?.coldStartSeconds.observe((performance.now() - startedAt) / 1000);
+      },
       () => (model.retiring = true),
     );
     void process.exited.then((error) => this.#forget(model, error));
     return model;
   }
 
-  #occupy(model: Model): Place {
+  #occupy(model: Model, positions: number): Place {
     model.active++;
+    model.positions += positions;
     model.usedAt = ++this.#clock;
     if (model.idleTimer !== null) clearTimeout(model.idleTimer);
     let released = false;
@@ -164,6 +195,7 @@ export class Places {
         if (released) return;
         released = true;
         model.active--;
+        model.positions -= positions;
         if (model.active === 0) this.#rest(model);
         this.#pump();
       },

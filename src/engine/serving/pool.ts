@@ -3,12 +3,13 @@
  * first come first served, until their model has a free place. When memory is short the model used longest ago,
  * and idle, makes room; a request whose model does not fit yet holds back those behind it, so that it cannot be
  * starved by a busy model. A process that dies takes only its own requests with it; the next request starts
- * another. Requests on one model run together in fair turns, `maxActive` at most.
+ * another. Requests on one model run in one continuous batch (`infer/batcher.ts`): `maxActive` at most, and as many as
+ * have room in its key/value caches.
  */
 import { CodedError } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
-import { estimateFootprint } from "./footprint.ts";
+import { estimateFootprint, positionsOf } from "./footprint.ts";
 import { Places } from "./places.ts";
 import type { Place } from "./places.ts";
 import type { PoolMetrics } from "./poolMetrics.ts";
@@ -19,8 +20,10 @@ export interface PoolLimits {
   readonly maxMemoryBytes: number;
   /** Model processes at once. */
   readonly maxModels: number;
-  /** Requests generating at once on one model. */
+  /** Requests generating at once on one model, in one batch. */
   readonly maxActive: number;
+  /** Key/value caches of one model together; one request of full length always has room. */
+  readonly maxCacheBytes: number;
   /** Requests waiting, over all models. */
   readonly maxQueued: number;
   /** A request that has waited this long is turned away. */
@@ -33,9 +36,10 @@ export interface PoolLimits {
 }
 
 export const defaultPoolLimits: PoolLimits = {
-  maxMemoryBytes: 4 * 1024 ** 3,
+  maxMemoryBytes: 8 * 1024 ** 3,
   maxModels: 4,
-  maxActive: 8,
+  maxActive: 32,
+  maxCacheBytes: 1024 ** 3,
   maxQueued: 256,
   queueTimeoutMs: 120_000,
   idleTimeoutMs: 600_000,
@@ -71,13 +75,17 @@ export function createModelPool(options: PoolOptions): ModelPool {
     signal: AbortSignal,
     continued = false,
   ): AsyncGenerator<GenerateEvent> {
-    const needed = estimateFootprint(checkpoint.manifest, limits.maxActive);
-    if (needed > limits.maxMemoryBytes) {
-      const sizes = `${needed} bytes; models may take ${limits.maxMemoryBytes}`;
+    const footprint = estimateFootprint(checkpoint.manifest, limits);
+    if (footprint.bytes > limits.maxMemoryBytes) {
+      const sizes = `${footprint.bytes} bytes; models may take ${limits.maxMemoryBytes}`;
       throw new CodedError("model_too_large", `serving ${checkpoint.id} takes about ${sizes}`);
     }
+    const { maxPositionEmbeddings } = checkpoint.manifest.config;
+    const positions = positionsOf(request.promptIds.length, request.maxTokens, maxPositionEmbeddings);
     const arrivedAt = performance.now();
-    const place = await places.take(checkpoint, needed, signal, continued);
+    options.metrics?.queueDepth.observe(places.numWaiting);
+    const place = await places.take({ checkpoint, footprint, positions }, signal, continued);
+    options.metrics?.queueSeconds.observe((performance.now() - arrivedAt) / 1000);
     try {
       yield* measured(await run(place, request, signal), arrivedAt, options.metrics);
     } finally {
@@ -116,11 +124,14 @@ async function* measured(
 ): AsyncGenerator<GenerateEvent> {
   let tokens = 0;
   let firstAt = 0;
+  let lastAt = 0;
   for await (const event of events) {
-    if (event.type === "token") metrics?.tokens.inc();
-    if (event.type === "token" && ++tokens === 1) {
-      firstAt = performance.now();
-      metrics?.firstTokenSeconds.observe((firstAt - arrivedAt) / 1000);
+    if (event.type === "token") {
+      const now = performance.now();
+      metrics?.tokens.inc();
+      if (++tokens > 1) metrics?.tokenIntervalSeconds.observe((now - lastAt) / 1000);
+      else metrics?.firstTokenSeconds.observe(((firstAt = now) - arrivedAt) / 1000);
+      lastAt = now;
     }
     if (event.type === "end" && tokens > 1) {
       const seconds = (performance.now() - firstAt) / 1000;

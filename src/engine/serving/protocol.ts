@@ -6,6 +6,7 @@
 import { errorCodes } from "../../ops/errors.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import type { StepStats } from "../infer/batcher.ts";
 import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
 
 /** Pool to process. `load` comes once, first; `backends` are those that may be used, null for all. */
@@ -14,15 +15,23 @@ export type ToChild =
   | { readonly type: "generate"; readonly id: number; readonly request: GenerateRequest }
   | { readonly type: "cancel"; readonly id: number };
 
-/** Process to pool. Every `generate` is answered by events up to `end`, or by one `error`. */
+/**
+ * Process to pool. Every `generate` is answered by events up to `end`, or by one `error`. What became known at once, of
+ * all requests, is one message: there may be thousands of tokens a second.
+ */
 export type FromChild =
   | { readonly type: "loaded"; readonly maxLength: number; readonly vocabSize: number; readonly memoryBytes: number }
   /** The checkpoint could not be loaded; the process ends after it. */
   | { readonly type: "failed"; readonly error: ErrorRecord }
-  | { readonly type: "event"; readonly id: number; readonly event: GenerateEvent }
+  | { readonly type: "events"; readonly events: readonly IdentifiedEvent[]; readonly steps: readonly StepStats[] }
   | { readonly type: "error"; readonly id: number; readonly error: ErrorRecord }
   /** Sent every `healthIntervalMs`, between steps: silence means a step that does not end. */
   | { readonly type: "health"; readonly rssBytes: number };
+
+export interface IdentifiedEvent {
+  readonly id: number;
+  readonly event: GenerateEvent;
+}
 
 export const healthIntervalMs = 1000;
 
@@ -51,8 +60,8 @@ export function parseFromChild(value: unknown): FromChild | null {
       return ["maxLength", "vocabSize", "memoryBytes"].every((n) => isCount(value[n])) ? (value as FromChild) : null;
     case "failed":
       return isErrorRecord(value["error"]) ? (value as FromChild) : null;
-    case "event":
-      return isId(value["id"]) && isGenerateEvent(value["event"]) ? (value as FromChild) : null;
+    case "events":
+      return isListOf(value["events"], isIdentified) && isListOf(value["steps"], isStep) ? (value as FromChild) : null;
     case "error":
       return isId(value["id"]) && isErrorRecord(value["error"]) ? (value as FromChild) : null;
     case "health":
@@ -79,6 +88,18 @@ function isGenerateEvent(value: unknown): value is GenerateEvent {
   if (value["type"] === "token") return isId(value["id"]);
   if (value["type"] === "prompt") return Array.isArray(value["logprobs"]);
   return value["type"] === "end" && (value["reason"] === "stop" || value["reason"] === "length");
+}
+
+function isIdentified(value: unknown): boolean {
+  return isObject(value) && isId(value["id"]) && isGenerateEvent(value["event"]);
+}
+
+function isStep(value: unknown): boolean {
+  return isObject(value) && ["sequences", "tokens", "seconds"].every((name) => isCount(value[name]));
+}
+
+function isListOf(value: unknown, isItem: (item: unknown) => boolean): boolean {
+  return Array.isArray(value) && value.every(isItem);
 }
 
 function isErrorRecord(value: unknown): value is ErrorRecord {

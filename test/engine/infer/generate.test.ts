@@ -6,7 +6,6 @@ import { maxStepLogits, maxStepTokens, stepTokensWithLogits, steps } from "../..
 import { generate } from "../../../src/engine/infer/generate.ts";
 import { score } from "../../../src/engine/infer/score.ts";
 import type { GenerateEvent, GenerateRequest } from "../../../src/engine/infer/servedModel.ts";
-import { createTurns, takingTurns } from "../../../src/engine/infer/turns.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
 
 const vocab = 11;
@@ -260,17 +259,4 @@ test("steps cover every id once, and logits of a step are bounded for any vocabu
     assert.ok(stepTokensWithLogits(size) >= 1);
     assert.ok(stepTokensWithLogits(size) * size <= maxStepLogits || stepTokensWithLogits(size) === 1);
   }
-});
-
-test("sequences that generate together advance in turns", async () => {
-  const decoder = tableDecoder();
-  const fair = takingTurns(decoder, createTurns());
-  const order: string[] = [];
-  const run = async (name: string): Promise<void> => {
-    for await (const event of generate(fair, { ...plain, maxTokens: 5 }, new AbortController().signal)) {
-      if (event.type === "token") order.push(name);
-    }
-  };
-  await Promise.all([run("a"), run("b"), run("c")]);
-  assert.deepEqual(order.join(""), "abcabcabcabcabc");
 });

@@ -10,7 +10,7 @@ async function* generate(request: GenerateRequest, signal: AbortSignal): AsyncGe
   const first = request.promptIds[0];
   if (first === 901) process.exit(7);
   if (first === 902) throw new CodedError("diverged", "not finite");
-  if (first === 903) process.send?.({ type: "event", id: -1, event: "nonsense" });
+  if (first === 903) process.send?.({ type: "events", events: [{ id: -1, event: "nonsense" }], steps: [] });
   if (first === 904) for (;;);
   let sum = request.promptIds.reduce((total, id) => total + id, request.seed);
   for (let i = 0; i < request.maxTokens && !signal.aborted; i++) {

@@ -18,7 +18,7 @@ import type { Blas } from "./blas.ts";
 /** Rows up to which c/linear.c, which streams the weights, is no slower than packing them (measured). */
 const directRows = 4;
 
-/** Steps of the summed index that the wasm kernels take as a block: KC of c/gemm.h. The trial would tell if it moved. */
+/** Steps of the summed index that the wasm kernels take as a block: KC of c/gemm.h; the trial tells if it moved. */
 const productBlock = 256;
 
 /** OpenBLAS takes another path for products of at most so many multiplications, which rounds in another order. */

@@ -12,6 +12,11 @@ import type { Kernels } from "../kernels.ts";
 
 const decodeQueries = 4;
 
+/** @returns the path for `queries` of them. */
+export function attentionFor(c: KernelFunctions, queries: number): KernelFunctions["attention_decode"] {
+  return queries <= decodeQueries ? c.attention_decode : c.attention_forward;
+}
+
 export function makeCausalAttention(heap: KernelHeap, c: KernelFunctions): Kernels["causalAttention"] {
   return (q_BTNH, k_BSKH, v_BSKH, offset) => {
     const [b, t, n, h] = q_BTNH.shape;
@@ -28,8 +33,7 @@ export function makeCausalAttention(heap: KernelHeap, c: KernelFunctions): Kerne
         const lse_BNT = heap.output([b, n, t]);
         const tensors = [heap.at(q_BTNH), heap.at(k_BSKH), heap.at(v_BSKH), heap.at(value), heap.at(lse_BNT)];
         const scratch = heap.scratch(c.attention_forward_scratch_floats(t, n, k, h));
-        const attend = t <= decodeQueries ? c.attention_decode : c.attention_forward;
-        attend(b, t, s, n, k, h, offset, ...tensors, scratch);
+        attentionFor(c, t)(b, t, s, n, k, h, offset, ...tensors, scratch);
         return { value, kept: [value, lse_BNT] };
       },
       backward: (dOut_BTNH, tensors) => {

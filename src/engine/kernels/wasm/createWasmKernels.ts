@@ -16,6 +16,7 @@
  * decides, which may, because their bytes are the same.
  */
 import type { Kernels } from "../kernels.ts";
+import { makeCachedAttention } from "./cachedAttention.ts";
 import { makeCausalAttention } from "./causalAttention.ts";
 import { chooseKernels } from "./chooseKernels.ts";
 import { makeCrossEntropy, wasmCrossEntropy } from "./crossEntropy.ts";
@@ -70,6 +71,7 @@ export function kernelsOn(heap: KernelHeap, c: KernelFunctions, name: string): K
     swiglu: makeSwiglu(heap, c),
     crossEntropy: makeCrossEntropy(heap, c, wasmCrossEntropy(heap, c)),
     writePositions: makeWritePositions(heap),
+    cachedAttention: makeCachedAttention(heap, c),
     adamw: makeAdamw(heap, c),
     sumOfSquares: makeSumOfSquares(heap, c),
   };

@@ -1,0 +1,73 @@
+/**
+ * `cachedAttention` on the wasm heap: one call for all sequences of a step, so that a batch of short rows is not spent
+ * on slicing and joining tensors. New keys and values are copied to their place, then each sequence is attended to
+ * where its rows lie.
+ */
+import type * as tf from "@tensorflow/tfjs";
+import { invariant } from "../../../ops/errors.ts";
+import type { CachedRows, Kernels } from "../kernels.ts";
+import { attentionFor } from "./causalAttention.ts";
+import { requireShape } from "./fused.ts";
+import type { KernelHeap } from "./heap.ts";
+import type { KernelFunctions } from "./module.ts";
+
+const floatBytes = 4;
+
+export function makeCachedAttention(heap: KernelHeap, c: KernelFunctions): NonNullable<Kernels["cachedAttention"]> {
+  return (q_1RNH, k_1RKH, v_1RKH, sequences) => {
+    const [, r, n, h] = q_1RNH.shape;
+    const k = k_1RKH.shape[2];
+    requireShape("cachedAttention: q", q_1RNH, [1, r, n, h]);
+    requireShape("cachedAttention: k", k_1RKH, [1, r, k, h]);
+    requireShape("cachedAttention: v", v_1RKH, [1, r, k, h]);
+    invariant(k > 0 && n % k === 0, `cachedAttention: ${n} query heads do not share ${k} key/value heads evenly`);
+    checkSequences(heap, sequences, r, [k, h]);
+    const value = heap.output<tf.Tensor4D>([1, r, n, h]);
+    const most = sequences.reduce((rows, sequence) => Math.max(rows, sequence.rows), 0);
+    const scratchFloats = c.attention_forward_scratch_floats(most, n, k, h);
+    // Behind the scratch, the logarithms of the sums, which nobody needs here.
+    const scratch = heap.scratch(scratchFloats + most * n);
+    const sums = scratch + scratchFloats * floatBytes;
+    const [newKeys, newValues] = [heap.at(k_1RKH), heap.at(v_1RKH)];
+    let [queries, results] = [heap.at(q_1RNH), heap.at(value)];
+    const bytes = new Uint8Array(heap.memory.buffer);
+    const positionBytes = k * h * floatBytes;
+    let first = 0;
+    for (const { keys, values, offset, rows } of sequences) {
+      const [keysAt, valuesAt, from, to] = [
+        heap.at(keys),
+        heap.at(values),
+        first * positionBytes,
+        offset * positionBytes,
+      ];
+      bytes.copyWithin(keysAt + to, newKeys + from, newKeys + from + rows * positionBytes);
+      bytes.copyWithin(valuesAt + to, newValues + from, newValues + from + rows * positionBytes);
+      const attend = attentionFor(c, rows);
+      attend(1, rows, keys.shape[1], n, k, h, offset, queries, keysAt, valuesAt, results, sums, scratch);
+      first += rows;
+      queries += rows * n * h * floatBytes;
+      results += rows * n * h * floatBytes;
+    }
+    return value;
+  };
+}
+
+function checkSequences(
+  heap: KernelHeap,
+  sequences: readonly CachedRows[],
+  rows: number,
+  tail: [number, number],
+): void {
+  let sum = 0;
+  for (const { keys, values, offset, rows: own } of sequences) {
+    const s = keys.shape[1];
+    requireShape("cachedAttention: keys", keys, [1, s, ...tail]);
+    requireShape("cachedAttention: values", values, [1, s, ...tail]);
+    const fits = own > 0 && offset >= 0 && offset + own <= s;
+    invariant(fits, `cachedAttention: ${own} rows at ${offset} do not fit ${s} positions`);
+    const alone = heap.owners(keys) === 1 && heap.owners(values) === 1;
+    invariant(alone, "cachedAttention: another tensor shares the bytes of a cache");
+    sum += own;
+  }
+  invariant(sum === rows, `cachedAttention: the sequences have ${sum} rows, wanted ${rows}`);
+}

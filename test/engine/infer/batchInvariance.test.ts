@@ -1,0 +1,99 @@
+/**
+ * A request gets the same bits alone and in a batch: every log-probability, of the prompt and of what is generated, on
+ * the wasm and on the native kernels, with neighbours that come, go and give up at other times.
+ */
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+import * as tf from "@tensorflow/tfjs";
+import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
+import { loadServedModel } from "../../../src/engine/infer/loadServedModel.ts";
+import type { GenerateEvent, GenerateRequest, ServedModel } from "../../../src/engine/infer/servedModel.ts";
+import { kernelsFor } from "../../../src/engine/kernels/index.ts";
+import type { Kernels } from "../../../src/engine/kernels/kernels.ts";
+import { missingBlas } from "../../helpers/blas.ts";
+import { tinyCheckpoint } from "../../helpers/tinyCheckpoint.ts";
+
+// The library chooses its kernels itself, whatever this machine was told.
+delete process.env["OPENBLAS_CORETYPE"];
+const missing = await missingBlas();
+/** Wide enough for a batch to go to BLAS, with sizes that are no multiples of its tiles. */
+const wide = tinyCheckpoint({
+  config: {
+    ...{ vocabSize: 1003, hiddenSize: 264, intermediateSize: 520, numAttentionHeads: 6, numKeyValueHeads: 3 },
+    ...{ headDim: 44, maxPositionEmbeddings: 256, eosTokenIds: [], bosTokenId: null },
+  },
+});
+after(() => wide.remove());
+
+async function eventsOf(model: ServedModel, request: GenerateRequest, leaveAfter = Infinity): Promise<GenerateEvent[]> {
+  const controller = new AbortController();
+  const events: GenerateEvent[] = [];
+  try {
+    for await (const event of model.generate(request, controller.signal)) {
+      events.push(event);
+      if (events.length >= leaveAfter) controller.abort();
+    }
+  } catch (error) {
+    if (leaveAfter === Infinity) throw error;
+  }
+  return events;
+}
+
+/** Prompts of 1 to 150 tokens, of which some are scored, greedy and sampled. */
+const requests = Array.from({ length: 14 }, (_, i): GenerateRequest => {
+  const length = [1, 2, 150, 7, 33, 64, 65, 90][i % 8]!;
+  return {
+    promptIds: Array.from({ length }, (_, t) => (i * 131 + t * 37 + t * t) % 1003),
+    ...{ maxTokens: 5 + (i % 7), temperature: i % 3 === 0 ? 0 : 1, topP: i % 3 === 2 ? 0.8 : 1, seed: i },
+    ...{ stopIds: [], logprobs: 3, echo: i % 2 === 0 },
+  };
+});
+
+for (const [name, load, skip] of [
+  ["wasm", () => kernelsFor("wasm", "wasm-simd"), null],
+  ["native", () => kernelsFor("wasm", "native"), missing],
+] as const) {
+  test(`${name}: a request gets the same bits alone and in any company`, { skip: skip ?? false }, async () => {
+    await activateTfjs("wasm");
+    const { kernels } = await load();
+    const used = counting(kernels);
+    const model = await loadServedModel(wide.checkpoint, used.kernels);
+    const numTensors = tf.memory().numTensors;
+    const alone: GenerateEvent[][] = [];
+    for (const request of requests) alone.push(await eventsOf(model, request));
+    const mostAlone = used.mostSequences();
+    for (const order of [1, 5]) {
+      const together = await Promise.all(
+        requests.map(async (_, i) => {
+          const which = (i * order) % requests.length;
+          for (let pause = 0; pause < 3 * i; pause++) await new Promise((resolve) => setImmediate(resolve));
+          void eventsOf(model, { ...requests[which]!, seed: 99 }, 2);
+          return [which, await eventsOf(model, requests[which]!)] as const;
+        }),
+      );
+      // Compared as bits: deepEqual of numbers is Object.is.
+      for (const [which, events] of together) assert.deepStrictEqual(events, alone[which], `request ${which}`);
+    }
+    assert.equal(mostAlone, 1);
+    assert.ok(used.mostSequences() > 8, `at most ${used.mostSequences()} sequences were in one step`);
+    assert.equal(tf.memory().numTensors, numTensors, "no tensor is left behind");
+    model.close();
+  });
+}
+
+/** @returns the kernels, and how many sequences were in one step at most */
+function counting(kernels: Kernels): { kernels: Kernels; mostSequences(): number } {
+  let most = 0;
+  const { cachedAttention } = kernels;
+  assert.ok(cachedAttention, "these kernels attend to all sequences of a step in one call");
+  return {
+    mostSequences: () => most,
+    kernels: {
+      ...kernels,
+      cachedAttention(q, k, v, sequences) {
+        most = Math.max(most, sequences.length);
+        return cachedAttention(q, k, v, sequences);
+      },
+    },
+  };
+}
