@@ -113,6 +113,7 @@ const walls: Readonly<Record<string, readonly string[]>> = {
     "engine/tokenizer",
     "engine/backends",
     "engine/eval/index.ts",
+    "engine/eval/readSamples.ts",
     "engine/eval/task.ts",
     "engine/infer/servedModel.ts",
     "engine/settings.ts",
@@ -137,6 +138,8 @@ const packages: Readonly<Record<string, readonly string[]>> = {
   ajv: ["api"],
   "swagger-ui-dist": ["api"],
   "@huggingface/tokenizers": ["engine/tokenizer"],
+  hyparquet: ["engine/eval"],
+  "hyparquet-compressors": ["engine/eval"],
 };
 
 function folderOf(path: string): string {

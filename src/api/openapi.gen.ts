@@ -628,7 +628,13 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The latest result of each checkpoint on each task */
+        /**
+         * Checkpoints by tasks, with averages, beside what others have published
+         * @description A row per checkpoint with the latest result on each task (of those that `num_fewshot` and `bos` let through),
+         *     and the rows of the paper's figure 3 and Tables 2, 3, 6 and 7, marked `published`. The average is the paper's:
+         *     the plain mean of the accuracies, null where one of them is missing; a perplexity is never part of it.
+         *     JSON and CSV have fractions, as the harness reports them; Markdown has percent, as papers print them.
+         */
         get: operations["listBenchmarkResults"];
         put?: never;
         post?: never;
@@ -651,7 +657,8 @@ export interface paths {
         /**
          * Run benchmark tasks on a checkpoint
          * @description Starts a job of kind `evaluation`; its result is `{ "evaluation": "eval_…" }`. Prompts, scoring and metric
-         *     names are those of lm-evaluation-harness, zero-shot.
+         *     names are those of lm-evaluation-harness. A job that was interrupted goes on with the documents it has not
+         *     scored yet.
          */
         post: operations["createEvaluation"];
         delete?: never;
@@ -672,6 +679,31 @@ export interface paths {
         };
         /** One evaluation with its results */
         get: operations["getEvaluation"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/evaluations/{id}/samples": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The evaluation. */
+                id: components["schemas"]["EvaluationId"];
+            };
+            cookie?: never;
+        };
+        /**
+         * What was measured on each document
+         * @description A page of the log, tasks and documents in order; or, with `Accept: application/jsonl`, the whole as one JSON
+         *     object a line. Hashes are those that lm-evaluation-harness logs, so two logs can be joined by them. The log is
+         *     there when the evaluation has succeeded, and as long as the evaluation is.
+         */
+        get: operations["listEvaluationSamples"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1594,7 +1626,7 @@ export interface components {
             version: string;
             /** @description What a result reports, in the harness's names; whether higher is better is told there. */
             metrics: string[];
-            /** @description Where the documents are had; they are read from a JSONL file in `BENCHMARKS_DIR`. */
+            /** @description Where the documents are had. */
             dataset: {
                 /** @description Name on the Hugging Face hub. */
                 repository: string;
@@ -1606,6 +1638,34 @@ export interface components {
                 /** @description The fields of a line. */
                 fields: string;
             };
+            data: components["schemas"]["BenchmarkData"];
+        };
+        /**
+         * @description What of a task is on this machine. An evaluation that does not say otherwise takes the file below
+         *     `BENCHMARKS_DIR`, else what was fetched from the hub last.
+         */
+        BenchmarkData: {
+            /** @description Whether an evaluation can run without an upload or the hub. */
+            available: boolean;
+            /** @description Name of the file in the task's folder below `BENCHMARKS_DIR`. */
+            directory: string | null;
+            /** @description What was fetched from the hub, the latest first. */
+            hub: {
+                repository: string;
+                config: string | null;
+                split: string;
+                /** @description As asked for. */
+                revision: string;
+                /** @description What that was. */
+                commit: string;
+                digest: components["schemas"]["Sha256"];
+                num_docs: components["schemas"]["Count"];
+            }[];
+            /**
+             * @description Where examples would come from: a file of the directory, the hub, the documents themselves; `none` for a task that takes none, null where they are not here.
+             * @enum {string|null}
+             */
+            fewshot: "directory" | "hub" | "docs" | "none" | null;
         };
         BenchmarkList: {
             data: components["schemas"]["Benchmark"][];
@@ -1615,8 +1675,22 @@ export interface components {
         EvaluationRequest: {
             checkpoint: components["schemas"]["Reference"];
             tasks: components["schemas"]["TaskName"][];
+            /** @description Where the documents of a task come from; unless given, `BENCHMARKS_DIR`, else what was fetched from the hub last. */
+            data?: {
+                [key: string]: components["schemas"]["TaskDataSource"];
+            };
             /** @description Only the first so many documents; below 1, that fraction of them. */
             limit?: number;
+            /**
+             * @description Examples before each question, drawn as the harness draws them; a task that takes none gets none, and its result says so.
+             * @default 0
+             */
+            num_fewshot: number;
+            /**
+             * @description Begins the random stream that examples are drawn from; the harness's default.
+             * @default 1234
+             */
+            seed: number;
             /**
              * @description `none`: contexts carry no beginning-of-sequence token, as in the harness of the paper's time.
              *     `tokenizer`: as the tokenizer does by default, as the harness does now.
@@ -1633,6 +1707,27 @@ export interface components {
              * @default 100000
              */
             bootstrap_iterations: number;
+        };
+        TaskDataSource: components["schemas"]["TaskDirectorySource"] | components["schemas"]["TaskUploadSource"] | components["schemas"]["TaskHubSource"];
+        /** @description A JSONL or Parquet file in the task's folder below `BENCHMARKS_DIR`; nothing else is looked at. */
+        TaskDirectorySource: {
+            /** @constant */
+            type: "directory";
+        };
+        /** @description Files sent to `/v1/uploads` before, JSONL or Parquet; they are removed when the evaluation has succeeded. */
+        TaskUploadSource: {
+            /** @constant */
+            type: "upload";
+            upload: components["schemas"]["UploadId"];
+            /** @description What examples are drawn from, for tasks that take them from another split. */
+            fewshot_upload?: components["schemas"]["UploadId"];
+        };
+        /** @description The task's data set on the hub (`dataset` of `GET /v1/benchmarks`); fetched once a commit. */
+        TaskHubSource: {
+            /** @constant */
+            type: "hub";
+            /** @description Branch, tag or commit; unless given, the hub's own conversion to Parquet, or `main` where there is none. */
+            revision?: string;
         };
         EvaluationResult: {
             task: components["schemas"]["TaskName"];
@@ -1663,25 +1758,70 @@ export interface components {
             has_more: boolean;
             next: components["schemas"]["Cursor"];
         };
-        BenchmarkResult: {
-            checkpoint: components["schemas"]["CheckpointId"];
-            checkpoint_name: string | null;
-            evaluation: components["schemas"]["EvaluationId"];
+        /** @description One document. Numbers that are not finite stand as text: `NaN`, `-Infinity`. */
+        EvaluationSample: {
             task: components["schemas"]["TaskName"];
-            task_version: string;
-            num_docs: components["schemas"]["Count"];
+            /** @description Number of the document in its file, from 0. */
+            doc_id: components["schemas"]["Count"];
+            /** @description Of the document's JSON as Python writes it. */
+            doc_hash: components["schemas"]["Sha256"];
+            /** @description Of the first context, examples included; of the text where it is scored whole. */
+            prompt_hash: components["schemas"]["Sha256"];
+            /** @description Of the index of the right choice, of the continuation, or of the text. */
+            target_hash: components["schemas"]["Sha256"];
+            /** @description Index of the right choice; null where there are none. */
+            gold: number | null;
+            /** @description Whether `acc` is 1; null for a task without it. */
+            correct: boolean | null;
+            /** @description One a choice. */
+            log_likelihoods: (number | string)[];
+            /** @description Whether every token of the choice was the most probable one. */
+            is_greedy: boolean[];
+            /** @description The document's share of each metric; log-likelihood and words or bytes for perplexities by word or byte. */
             metrics: {
-                [key: string]: number | string;
+                [key: string]: number | string | (number | string)[];
             };
-            higher_is_better: {
-                [key: string]: boolean;
-            };
-            dataset_digest: components["schemas"]["Sha256"];
-            settings: components["schemas"]["JsonObject"];
-            created_at: components["schemas"]["Time"];
         };
-        BenchmarkResultList: {
-            data: components["schemas"]["BenchmarkResult"][];
+        EvaluationSampleList: {
+            data: components["schemas"]["EvaluationSample"][];
+            has_more: boolean;
+            next: components["schemas"]["Cursor"];
+        };
+        BenchmarkScore: {
+            /** @description The one that the paper reports for the task. */
+            metric: string;
+            /** @description As the harness reports it; a fraction for accuracies. */
+            value: number | string;
+            stderr: number | null;
+            evaluation: components["schemas"]["EvaluationId"] | null;
+            num_docs: number | null;
+            dataset_digest: components["schemas"]["Sha256"] | null;
+            settings: components["schemas"]["JsonObject"] | null;
+            created_at: components["schemas"]["Time"] | null;
+        };
+        BenchmarkRow: {
+            /** @description Null for a published row. */
+            checkpoint: components["schemas"]["CheckpointId"] | null;
+            name: string | null;
+            /** @description Whether others measured it. */
+            published: boolean;
+            /** @description Where it is published. */
+            source: string | null;
+            /** @description Of the latest growth in its lineage; null where there was none. */
+            operator: string | null;
+            num_parameters: components["schemas"]["Count"];
+            tokens: number | null;
+            flops: number | null;
+            average: number | null;
+            /** @description Of a published row, as printed; it may run over other tasks than `average`. */
+            printed_average: number | null;
+            scores: {
+                [key: string]: components["schemas"]["BenchmarkScore"];
+            };
+        };
+        BenchmarkTable: {
+            average_over: components["schemas"]["TaskName"][];
+            data: components["schemas"]["BenchmarkRow"][];
             has_more: boolean;
             next: components["schemas"]["Cursor"];
         };
@@ -3077,11 +3217,37 @@ export interface operations {
     };
     listBenchmarkResults: {
         parameters: {
-            query?: {
-                /** @description Only results of this checkpoint (id). */
+            query: {
+                /** @description Entries in this page. */
+                limit: components["parameters"]["Limit"];
+                /** @description `next` of the page before. */
+                after?: components["parameters"]["After"];
+                /** @description Only this checkpoint (id). */
                 checkpoint?: components["schemas"]["CheckpointId"];
-                /** @description Only results on this task. */
+                /** @description Only this checkpoint (id), its ancestors and its descendants. */
+                lineage?: components["schemas"]["CheckpointId"];
+                /** @description Only this task; checkpoints without a result on it are left out. */
                 task?: components["schemas"]["TaskName"];
+                /** @description Only checkpoints that this operator made, or whose latest growth it was. */
+                operator?: string;
+                /** @description Only with at least so many training tokens. */
+                min_tokens?: number;
+                /** @description Only with at most so many training tokens. */
+                max_tokens?: number;
+                /** @description Only with at least so many FLOPs spent. */
+                min_flops?: number;
+                /** @description Only with at most so many FLOPs spent. */
+                max_flops?: number;
+                /** @description Only results with so many examples. */
+                num_fewshot?: number;
+                /** @description Only results of this profile. */
+                bos?: "none" | "tokenizer";
+                /** @description Rows that others have published; false leaves them out, and so does any filter by checkpoint. */
+                published: boolean;
+                /** @description Tasks of the average: `seven` is the paper's, `ten` that of its Table 6, `six` that of its Table 7. */
+                average: "six" | "seven" | "ten";
+                /** @description `average`, `name`, `num_parameters`, `tokens`, `flops`, or a task; with `-` the highest first. Rows without a value come last. */
+                sort: string;
             };
             header?: never;
             path?: never;
@@ -3089,13 +3255,15 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The table, a row per checkpoint and task. */
+            /** @description The table. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["BenchmarkResultList"];
+                    "application/json": components["schemas"]["BenchmarkTable"];
+                    "text/csv": string;
+                    "text/markdown": string;
                 };
             };
             "4XX": components["responses"]["Problem"];
@@ -3187,6 +3355,39 @@ export interface operations {
                 };
             };
             304: components["responses"]["NotModified"];
+            "4XX": components["responses"]["Problem"];
+            "5XX": components["responses"]["Problem"];
+        };
+    };
+    listEvaluationSamples: {
+        parameters: {
+            query: {
+                /** @description Entries in this page. */
+                limit: components["parameters"]["Limit"];
+                /** @description `next` of the page before. */
+                after?: components["parameters"]["After"];
+                /** @description Only samples of this task. */
+                task?: components["schemas"]["TaskName"];
+            };
+            header?: never;
+            path: {
+                /** @description The evaluation. */
+                id: components["schemas"]["EvaluationId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of samples, or all of them. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EvaluationSampleList"];
+                    "application/jsonl": string;
+                };
+            };
             "4XX": components["responses"]["Problem"];
             "5XX": components["responses"]["Problem"];
         };

@@ -21,6 +21,8 @@ export interface Settings {
   /** Absolute directories from which `directory` sources may be read. */
   readonly importRoots: readonly string[];
   readonly benchmarksDir: string;
+  /** Docs of benchmark tasks that were fetched from the hub. */
+  readonly taskDataDir: string;
   readonly uploadsDir: string;
   readonly blobDir: string;
   /** Names of backends that may be used; null for all that probe as available. */
@@ -87,7 +89,7 @@ export const settingsTable: readonly (readonly [variable: string, fallback: stri
   ["DATABASE_URL", "(embedded PGlite)", "postgres://... shared by API and workers"],
   ["DATABASE_CONNECTIONS", "10", "connections of one process to PostgreSQL"],
   ["IMPORT_ROOTS", "DATA_DIR/imports", "directories (separated as in PATH) that directory sources may be read from"],
-  ["BENCHMARKS_DIR", "DATA_DIR/benchmarks", "JSONL files of the benchmark tasks"],
+  ["BENCHMARKS_DIR", "DATA_DIR/benchmarks", "JSONL or Parquet files of the benchmark tasks, in folders of their names"],
   ["BACKENDS", "(all available)", "comma-separated names of backends that may be used"],
   ["LOG_LEVEL", "info", logLevels.join(", ")],
   ["HUB_ENDPOINT", "https://huggingface.co", "where hub sources are fetched from"],
@@ -133,6 +135,7 @@ export function parseSettings(environment: Environment): Settings {
     databaseConnections: read.integer("DATABASE_CONNECTIONS", 10, 2, 1_000),
     importRoots: read.directories("IMPORT_ROOTS") ?? [join(dataDir, "imports")],
     benchmarksDir: benchmarks === null ? join(dataDir, "benchmarks") : resolve(benchmarks),
+    taskDataDir: join(dataDir, "task-data"),
     uploadsDir: join(dataDir, "uploads"),
     blobDir: join(dataDir, "blobs"),
     backends: read.names("BACKENDS"),

@@ -8,6 +8,7 @@ import { createComputeHandlers } from "./compute.ts";
 import { createDatasetHandlers } from "./datasets.ts";
 import { createDocsHandlers } from "./docs.ts";
 import { createEvaluationHandlers } from "./evaluations.ts";
+import { createEvaluationSampleHandlers } from "./evaluationSamples.ts";
 import { createGrowthHandlers } from "./growth.ts";
 import { createInferenceHandlers } from "./inference.ts";
 import { createJobHistoryHandlers } from "./jobHistory.ts";
@@ -29,6 +30,7 @@ export function createHandlers(deps: RouteDeps): Handlers {
     ...createJobHandlers(deps, answers),
     ...createJobHistoryHandlers(deps),
     ...createEvaluationHandlers(deps, answers),
+    ...createEvaluationSampleHandlers(deps),
     ...createComputeHandlers(deps),
     ...createKeyHandlers(deps),
     ...createInferenceHandlers(deps),

@@ -76,8 +76,9 @@ export async function* runEvaluation(
   if (!ref) throw new CodedError("unprocessable", `checkpoint ${id} has no tokenizer, and the tasks are text`);
   const tokenizer = await loadTokenizerRef(ref, blobs);
   const model = await load(compute, work.checkpoint);
+  const { kernels } = await start(compute);
   try {
-    yield* evaluate(work, model, tokenizer, signal);
+    yield* evaluate({ ...work, kernels: kernels.name }, model, tokenizer, signal);
   } finally {
     model.close();
   }

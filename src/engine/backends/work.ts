@@ -85,6 +85,8 @@ export interface TaskData {
   readonly path: string;
   /** The file that few-shot examples are drawn from, where the task takes them from another split. */
   readonly shotsPath?: string;
+  /** Where the files came from, for the record. */
+  readonly origin?: JsonObject;
 }
 
 export interface EvaluateWork {
@@ -97,8 +99,14 @@ export interface EvaluateWork {
   readonly bootstrapIterations: number;
   /** Examples before each question; 0 unless given. */
   readonly numFewshot?: number;
+  /** Begins the random stream that examples are drawn from; the harness's 1234 unless given. */
+  readonly seed?: number;
   /** Name of the backend that computes, for the record. */
   readonly backend?: string;
+  /** Name of the kernels that compute, for the record. */
+  readonly kernels?: string;
+  /** What earlier attempts have kept (`part` events). */
+  readonly done?: readonly JsonObject[];
   /** The blob directory, to write the log of samples into; without it there is none. */
   readonly blobDir?: string;
 }

@@ -6,25 +6,30 @@
 import { CodedError } from "../../ops/errors.ts";
 import type { WorkEvent } from "../../ops/events.ts";
 import type { JsonObject } from "../../ops/manifest.ts";
-import type { EvaluateResult, EvaluateWork, TaskData, TaskResult } from "../backends/work.ts";
+import type { EvaluateResult, EvaluateWork, SampleLogRef, TaskData, TaskResult } from "../backends/work.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { checkVocabulary } from "../tokenizer/tokenizer.ts";
 import { aggregate } from "./aggregate.ts";
 import type { Shots } from "./fewshot.ts";
-import { checkNumFewshot, fewshotSeed, loadShots } from "./fewshot.ts";
+import { checkNumFewshot, checkSeed, fewshotSeed, loadShots } from "./fewshot.ts";
 import { findTask, tasks } from "./index.ts";
 import { metrics } from "./metrics.ts";
 import type { PlanOptions } from "./plan.ts";
 import type { TaskDocs } from "./readDocs.ts";
 import { readDocs } from "./readDocs.ts";
-import type { SampleLog } from "./sampleLog.ts";
+import type { PartKey } from "./parts.ts";
+import { PartWriter, readParts } from "./parts.ts";
 import { createSampleLog, makeSample } from "./sampleLog.ts";
 import { checkSignal, scoreDocs, Stopped, turn } from "./scoreDocs.ts";
 import type { ScoringResult, Task, TaskDoc } from "./task.ts";
 
-/** The program whose numbers these are. */
+/** The program whose numbers these are, and the commit that the rules were read from. */
 export const harnessVersion = "lm_eval 0.4.13";
+export const harnessCommit = "4e7e0d47f";
+
+/** What the two ways to begin a sequence are called beside the harness's versions. */
+const profileNames = { none: "no-bos", tokenizer: "tokenizer-default" } as const;
 
 /** One task of an evaluation: what is measured, with what, and its share of the progress. */
 interface TaskRun {
@@ -36,6 +41,8 @@ interface TaskRun {
   readonly options: PlanOptions;
   readonly model: ServedModel;
   readonly signal: AbortSignal;
+  /** What the task under way has not yet kept. */
+  readonly unkept: { writer: PartWriter | null };
 }
 
 function progressEvent(run: TaskRun, share: number, message: string, etaSeconds: number | null): WorkEvent {
@@ -43,25 +50,51 @@ function progressEvent(run: TaskRun, share: number, message: string, etaSeconds:
   return { type: "progress", fraction, etaSeconds, message: `${run.task.name}: ${message}` };
 }
 
-/** Scores the docs and logs each; `docs` have their examples already. */
+/** Scores the docs that no earlier attempt has scored; keeps what it has done as it goes. */
 async function* scoreTask(
   run: TaskRun,
   docs: readonly TaskDoc[],
-  hashes: readonly string[],
-  log: SampleLog | null,
-): AsyncGenerator<WorkEvent, ScoringResult[][]> {
-  const { task, options, model, signal } = run;
-  const scoring = scoreDocs(task.name, docs, options, model, signal, async (index, results) => {
-    const doc = docs[index];
-    if (log && doc) await log.add(makeSample(index, hashes[index] ?? "", doc, task.metrics, results));
-  });
+  key: PartKey,
+): AsyncGenerator<WorkEvent, (readonly ScoringResult[])[]> {
+  const { task, work, options, model, signal } = run;
+  const counts = docs.map(({ requests }) => requests.length);
+  const known = readParts(work.done ?? [], key, counts);
+  if (known.size > 0) yield progressEvent(run, 0, `${known.size} of ${docs.length} docs were scored before`, null);
+  const writer = new PartWriter(key);
+  run.unkept.writer = writer;
+  const scoring = scoreDocs({ name: task.name, docs, known }, options, model, signal);
+  let numScored = known.size;
   let step = await scoring.next();
   while (!step.done) {
-    const { share, etaSeconds } = step.value;
-    yield progressEvent(run, share, `${Math.floor(share * docs.length)} of ${docs.length} docs scored`, etaSeconds);
+    const { share, etaSeconds, scored } = step.value;
+    numScored += scored.length;
+    for (const { doc, results } of scored) writer.add(doc, results);
+    const part = writer.take();
+    if (part) yield { type: "part", data: part };
+    yield progressEvent(run, share, `${numScored} of ${docs.length} docs scored`, etaSeconds);
     step = await scoring.next();
   }
   return step.value;
+}
+
+async function writeLog(
+  run: TaskRun,
+  docs: readonly TaskDoc[],
+  hashes: readonly string[],
+  results: readonly (readonly ScoringResult[])[],
+): Promise<SampleLogRef | null> {
+  const { task, work, signal } = run;
+  if (work.blobDir === undefined) return null;
+  const log = await createSampleLog(work.blobDir);
+  try {
+    for (const [i, doc] of docs.entries()) {
+      checkSignal(signal);
+      await log.add(makeSample(task.name, i, hashes[i] ?? "", doc, task.metrics, results[i] ?? []));
+    }
+    return await log.finish();
+  } finally {
+    await log.abort();
+  }
 }
 
 async function* aggregateTask(
@@ -80,14 +113,16 @@ async function* aggregateTask(
   return step.value;
 }
 
-function settingsOf({ work, options }: TaskRun, docs: TaskDocs, shots: Shots): JsonObject {
+/** How a result was made: the harness's `name` and `sample_len` among it. */
+function settingsOf({ task, data, work, options }: TaskRun, docs: TaskDocs, shots: Shots): JsonObject {
   return {
-    harness: harnessVersion,
+    ...{ name: task.name, sample_len: docs.docs.length },
+    ...{ harness: harnessVersion, harness_commit: harnessCommit, task_version: task.version },
     num_fewshot: shots.count,
     fewshot_split: shots.split,
     fewshot_digest: shots.digest,
-    seed: fewshotSeed,
-    bos: options.bos,
+    seed: work.seed ?? fewshotSeed,
+    ...{ bos: options.bos, profile: profileNames[options.bos] },
     max_length: options.maxLength,
     limit: work.limit,
     docs_in_file: docs.numDocsInFile,
@@ -95,31 +130,30 @@ function settingsOf({ work, options }: TaskRun, docs: TaskDocs, shots: Shots): J
     // What the model computes in, whatever the checkpoint is stored in.
     dtype: "float32",
     backend: work.backend ?? null,
+    kernels: work.kernels ?? null,
+    data: data.origin ?? null,
   };
 }
 
 async function* runTask(run: TaskRun): AsyncGenerator<WorkEvent, TaskResult> {
   const { task, data, work } = run;
   const file = await readDocs(task, data.path, work.limit);
-  const shots = await loadShots(task, data, work.numFewshot ?? 0);
+  const shots = await loadShots(task, data, work.numFewshot ?? 0, work.seed ?? fewshotSeed);
   const docs = shots.prepend(file);
   yield progressEvent(run, 0, `${docs.length} docs`, null);
-  const log = work.blobDir === undefined ? null : await createSampleLog(work.blobDir);
-  try {
-    const results = yield* scoreTask(run, docs, file.hashes, log);
-    return {
-      task: task.name,
-      version: task.version,
-      numDocs: docs.length,
-      metrics: yield* aggregateTask(run, docs, results),
-      higherIsBetter: Object.fromEntries(task.metrics.map((name) => [name, metrics[name].higherIsBetter])),
-      datasetDigest: file.digest,
-      settings: settingsOf(run, file, shots),
-      ...(log ? { samples: await log.finish() } : {}),
-    };
-  } finally {
-    await log?.abort();
-  }
+  const key = { task: task.name, datasetDigest: file.digest, fewshotDigest: shots.digest };
+  const results = yield* scoreTask(run, docs, key);
+  const samples = await writeLog(run, docs, file.hashes, results);
+  return {
+    task: task.name,
+    version: task.version,
+    numDocs: docs.length,
+    metrics: yield* aggregateTask(run, docs, results),
+    higherIsBetter: Object.fromEntries(task.metrics.map((name) => [name, metrics[name].higherIsBetter])),
+    datasetDigest: file.digest,
+    settings: settingsOf(run, file, shots),
+    ...(samples ? { samples } : {}),
+  };
 }
 
 function findTasks(work: EvaluateWork): { task: Task; data: TaskData }[] {
@@ -151,17 +185,21 @@ export async function* evaluate(
   checkVocabulary(tokenizer, model.vocabSize);
   const options: PlanOptions = { tokenizer, bos: work.bos, maxLength: checkMaxLength(work, model) };
   checkNumFewshot(work.numFewshot ?? 0);
+  checkSeed(work.seed ?? fewshotSeed);
   const found = findTasks(work);
   const results: TaskResult[] = [];
+  const unkept: TaskRun["unkept"] = { writer: null };
   try {
     for (const [index, { task, data }] of found.entries()) {
       checkSignal(signal);
-      const run = { task, data, index, count: found.length, work, options, model, signal };
+      const run = { task, data, index, count: found.length, work, options, model, signal, unkept };
       results.push(yield* runTask(run));
     }
   } catch (error) {
     // A model that is asked to stop may throw as it likes; after an abort that is the same thing.
     if (!(error instanceof Stopped) && !signal.aborted) throw error;
+    const part = unkept.writer?.take(0);
+    if (part) yield { type: "part", data: part };
     yield { type: "stopped" };
     return;
   }

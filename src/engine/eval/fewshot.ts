@@ -14,6 +14,8 @@ import type { Task, TaskDoc } from "./task.ts";
 
 /** The harness's default for `--seed`, as far as examples go. */
 export const fewshotSeed = 1234;
+/** The largest seed taken: one word of CPython's generator. */
+export const maxSeed = 2 ** 32 - 1;
 /** Examples before a question, at most; the harness knows no limit, the largest in use is 25. */
 export const maxFewshot = 1000;
 
@@ -43,12 +45,18 @@ export function checkNumFewshot(count: number): number {
   throw new CodedError("invalid_request", `num_fewshot is ${count}, an integer from 0 to ${maxFewshot} is wanted`);
 }
 
+/** @throws invalid_request unless it is an integer that a random stream can begin with */
+export function checkSeed(seed: number): number {
+  if (Number.isSafeInteger(seed) && seed >= 0 && seed <= maxSeed) return seed;
+  throw new CodedError("invalid_request", `seed is ${seed}, an integer from 0 to ${maxSeed} is wanted`);
+}
+
 /**
  * Reads what the examples of a task are drawn from. A task that takes none gets none, whatever was asked for,
  * and its result says so.
  * @throws dataset_invalid when the file is missing, wrong, or has too few docs
  */
-export async function loadShots(task: Task, data: TaskData, count: number): Promise<Shots> {
+export async function loadShots(task: Task, data: TaskData, count: number, seed = fewshotSeed): Promise<Shots> {
   const { fewshot } = task;
   if (count === 0 || fewshot.from === "none") return noShots;
   const isFile = fewshot.from === "file";
@@ -64,7 +72,7 @@ export async function loadShots(task: Task, data: TaskData, count: number): Prom
     const problem = `num_fewshot ${count} draws ${needed} examples, the file has ${docs.length} docs`;
     throw new CodedError("dataset_invalid", `${task.name}: ${problem}`);
   }
-  const draw = shotDrawer(task.name, pool, count);
+  const draw = shotDrawer(task.name, pool, count, seed);
   return {
     count,
     split: isFile ? fewshot.split : task.dataset.split,
@@ -78,8 +86,13 @@ export async function loadShots(task: Task, data: TaskData, count: number): Prom
  * @returns what gives each doc, named by its hash, the text of its examples; call it for one doc after another
  * @throws dataset_invalid from within when too few docs differ from the evaluated one
  */
-export function shotDrawer(taskName: string, pool: ShotPool, count: number): (docHash: string) => string {
-  const random = new MersenneTwister(fewshotSeed);
+export function shotDrawer(
+  taskName: string,
+  pool: ShotPool,
+  count: number,
+  seed = fewshotSeed,
+): (docHash: string) => string {
+  const random = new MersenneTwister(seed);
   const { docs, hashes, excludesDoc } = pool;
   const drawOthers = (docHash: string): number[] => {
     const drawn = sampleIndices(random, docs.length, count + 1);

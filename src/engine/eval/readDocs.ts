@@ -1,5 +1,5 @@
 /**
- * Reads the docs of a task from a local .jsonl file, one JSON object a line, and takes the digest of the whole
+ * Reads the docs of a task from a local file, one JSON object a line or Parquet, and takes the digest of the whole
  * file with it, so that a result can say on which data it was made. Every line is outside data: the error names
  * task, line and field, and what file was expected. Each doc gets the name that the harness gives it, the
  * SHA-256 of its JSON.
@@ -9,14 +9,13 @@ import { readFile, stat } from "node:fs/promises";
 import { CodedError } from "../../ops/errors.ts";
 import type { StrictObject } from "../checkpoint/strictJson.ts";
 import { parseStrictJson } from "../checkpoint/strictJson.ts";
+import { isParquet, maxDocs, rowsToJsonl } from "./parquetRows.ts";
 import { pythonJson } from "./pythonJson.ts";
 import type { Task, TaskDoc } from "./task.ts";
 import { DocFields } from "./task.ts";
 
 /** The largest task file read, bytes; the largest of the eight benchmarks has 1.8 MB. */
 export const maxTaskFileBytes = 512 * 1024 * 1024;
-/** Docs in a task file, at most. */
-export const maxDocs = 1_000_000;
 
 export interface TaskDocs {
   readonly docs: readonly TaskDoc[];
@@ -104,7 +103,8 @@ export async function readDocs(
 ): Promise<TaskDocs> {
   try {
     const bytes = await readTaskFile(task, path);
-    return { ...parseDocs(task, decodeText(task, bytes), limit), digest: sha256(bytes) };
+    const text = isParquet(bytes) ? await rowsToJsonl(bytes, `${task.name}: the file`) : decodeText(task, bytes);
+    return { ...parseDocs(task, text, limit), digest: sha256(bytes) };
   } catch (error) {
     if (!(error instanceof CodedError) || error.code !== "dataset_invalid") throw error;
     const message = `${error.message} (wanted is ${expectedFile(task, file)})`;

@@ -17,6 +17,7 @@ const bufferLength = 256 * 1024;
 
 /** One line of the log. Numbers that are not finite stand as text: `NaN`, `-Infinity`. */
 export interface SampleRecord {
+  readonly task: string;
   /** Number of the doc in its file, from 0. */
   readonly doc_id: number;
   /** SHA-256 of the doc's JSON, as Python writes it. */
@@ -45,10 +46,12 @@ function sha256(text: string): string {
 const weighted: readonly MetricName[] = ["word_perplexity", "byte_perplexity", "bits_per_byte"];
 
 /**
+ * @param task name of the task
  * @param names the metrics of the task
  * @param results `results[i]` answers `doc.requests[i]`
  */
 export function makeSample(
+  task: string,
   docId: number,
   docHash: string,
   doc: TaskDoc,
@@ -62,6 +65,7 @@ export function makeSample(
     return [name, weighted.includes(name) ? ([reported(value), weight] as const) : reported(value)];
   });
   return {
+    task,
     doc_id: docId,
     doc_hash: docHash,
     prompt_hash: sha256(request?.kind === "loglikelihood" ? request.context : (request?.text ?? "")),

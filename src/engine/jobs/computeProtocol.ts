@@ -47,9 +47,21 @@ export interface DatasetWork {
   readonly blobDir: string;
 }
 
+/** Fetches splits of a task's data set from the hub; its result is a list of HubData. */
+export interface TaskDataWork {
+  readonly task: string;
+  readonly splits: readonly string[];
+  readonly revision: string | null;
+  readonly endpoint: string;
+  readonly token: string | null;
+  readonly timeoutMs: number;
+  readonly cacheDir: string;
+}
+
 export type ComputeRequest =
   | { readonly kind: "train"; readonly backend: string; readonly work: TrainWork }
   | { readonly kind: "fit"; readonly backend: string; readonly work: FitWork }
+  | { readonly kind: "task_data"; readonly work: TaskDataWork }
   | { readonly kind: "evaluate"; readonly backend: string; readonly work: EvaluateWork }
   | { readonly kind: "compare"; readonly backend: string; readonly work: CompareWork }
   | { readonly kind: "initialize"; readonly work: InitializeWork }

@@ -5,7 +5,7 @@
 import type { NewBlob, WorkEvent } from "../../ops/events.ts";
 import type { Backend } from "../backends/backend.ts";
 import type { KernelVariant } from "../kernels/wasm/variants.ts";
-import type { ComputeRequest, ImportWork } from "./computeProtocol.ts";
+import type { ComputeRequest, ImportWork, TaskDataWork } from "./computeProtocol.ts";
 import { progressStream } from "./progressStream.ts";
 
 export interface PerformOptions {
@@ -27,6 +27,8 @@ export async function* performWork(request: ComputeRequest, options: PerformOpti
       const { fitGrowth } = await import("./fitGrowth.ts");
       return yield* fitGrowth(await backend(request.backend), request.work, signal);
     }
+    case "task_data":
+      return yield* taskDataWork(request.work, signal);
     case "evaluate":
       return yield* (await backend(request.backend)).evaluate(request.work, signal);
     case "compare":
@@ -64,6 +66,19 @@ export async function* performWork(request: ComputeRequest, options: PerformOpti
       });
     }
   }
+}
+
+async function* taskDataWork(work: TaskDataWork, signal: AbortSignal): AsyncGenerator<WorkEvent> {
+  const { fetchHubData } = await import("../eval/hubData.ts");
+  const { findTask } = await import("../eval/index.ts");
+  const { splits, task: name, ...options } = work;
+  const task = findTask(name);
+  if (!task) throw new Error(`invariant: ${name} is a task`);
+  yield* progressStream(`fetching ${name}`, signal, async () => {
+    const result = [];
+    for (const split of splits) result.push(await fetchHubData(task, split, { ...options, signal }));
+    return { result, blobs: [] };
+  });
 }
 
 async function* importWork(work: ImportWork, signal: AbortSignal): AsyncGenerator<WorkEvent> {

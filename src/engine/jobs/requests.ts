@@ -84,10 +84,21 @@ export interface TrainingRequest {
   metadata?: JsonObject;
 }
 
+/** Where the docs of a task come from. */
+export type TaskDataSource =
+  | { type: "directory" }
+  | { type: "upload"; upload: string; fewshot_upload?: string }
+  | { type: "hub"; revision?: string };
+
 export interface EvaluationRequest {
   checkpoint: string;
   tasks: string[];
+  /** By task; from BENCHMARKS_DIR, or what was fetched from the hub before, unless given. */
+  data?: { [task: string]: TaskDataSource };
   limit?: number;
+  num_fewshot?: number;
+  /** Of the examples. */
+  seed?: number;
   bos?: "none" | "tokenizer";
   max_length?: number;
   backend?: string;

@@ -15,23 +15,28 @@ const maxInfoBytes = 64 * 1024;
 
 /**
  * @param upload id or ids, as in the request
+ * @param where pointer to it
  * @returns each file under the name that its uploader gave it
  * @throws not_found, conflict for an unfinished upload, invalid_request; with a pointer
  */
-export async function findUploads(uploadsDir: string, upload: string | readonly string[]): Promise<LocalFile[]> {
+export async function findUploads(
+  uploadsDir: string,
+  upload: string | readonly string[],
+  where = "/source/upload",
+): Promise<LocalFile[]> {
   const ids = typeof upload === "string" ? [upload] : upload;
   if (ids.length === 0 || ids.length > maxFiles) {
-    throw pointed("invalid_request", "/source/upload", `has ${ids.length} ids, wanted 1 to ${maxFiles}`);
+    throw pointed("invalid_request", where, `has ${ids.length} ids, wanted 1 to ${maxFiles}`);
   }
   const files: LocalFile[] = [];
   for (const [index, id] of ids.entries()) {
-    const pointer = typeof upload === "string" ? "/source/upload" : `/source/upload/${index}`;
+    const pointer = typeof upload === "string" ? where : `${where}/${index}`;
     files.push(await findUpload(uploadsDir, id, pointer));
   }
   const names = files.map((file) => file.name);
   const twice = names.find((name, index) => names.indexOf(name) !== index);
   if (twice === undefined) return files;
-  throw pointed("invalid_request", "/source/upload", `has two files named ${JSON.stringify(twice)}`);
+  throw pointed("invalid_request", where, `has two files named ${JSON.stringify(twice)}`);
 }
 
 async function findUpload(uploadsDir: string, id: string, pointer: string): Promise<LocalFile> {

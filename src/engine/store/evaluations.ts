@@ -6,7 +6,11 @@ import { insertBlobs, setBlobRefs } from "./blobs.ts";
 import { decodeCursor, toPage } from "./cursor.ts";
 import type { Database } from "./client.ts";
 import { checkpoints, evaluationResults, evaluations, jobs } from "./schema.ts";
-import type { EvaluationResultRow, EvaluationRow, EvaluationStore } from "./types.ts";
+import { growthOperators, lineageOf } from "./lineage.ts";
+import type { EvaluationResultRow, EvaluationRow, EvaluationStore, TableResult } from "./types.ts";
+
+/** Results that a table is made of, at most. */
+const maxTableResults = 20_000;
 
 type ResultRow = typeof evaluationResults.$inferSelect;
 
@@ -61,20 +65,23 @@ export function createEvaluationStore(db: Database): EvaluationStore {
         .limit(limit + 1);
       return toPage(await complete(rows), limit);
     },
-    results: ({ checkpoint, task }) => latestResults(db, checkpoint, task),
+    results: (query) => tableResults(db, query),
   };
 }
 
-async function latestResults(
+async function tableResults(
   db: Database,
-  checkpoint: string | undefined,
-  task: string | undefined,
-): ReturnType<EvaluationStore["results"]> {
+  { checkpoint, lineage, task }: Parameters<EvaluationStore["results"]>[0],
+): Promise<TableResult[]> {
+  const related = lineage === undefined ? null : (await lineageOf(db, lineage)).ids;
   const rows = await db
-    .selectDistinctOn([evaluations.checkpoint, evaluationResults.task], {
+    .select({
       result: evaluationResults,
       checkpoint: evaluations.checkpoint,
       checkpointName: checkpoints.name,
+      numParameters: checkpoints.numParameters,
+      tokensSeen: checkpoints.tokensSeen,
+      flopsSpent: checkpoints.flopsSpent,
       createdAt: evaluations.createdAt,
     })
     .from(evaluationResults)
@@ -83,11 +90,17 @@ async function latestResults(
     .where(
       and(
         checkpoint === undefined ? undefined : eq(evaluations.checkpoint, checkpoint),
+        related === null ? undefined : inArray(evaluations.checkpoint, related),
         task === undefined ? undefined : eq(evaluationResults.task, task),
       ),
     )
-    .orderBy(evaluations.checkpoint, evaluationResults.task, desc(evaluations.createdAt), desc(evaluations.id));
-  return rows.map(({ result, ...rest }) => ({ ...toResult(result), ...rest, evaluation: result.evaluation }));
+    .orderBy(desc(evaluations.createdAt), desc(evaluations.id), asc(evaluationResults.position))
+    .limit(maxTableResults);
+  const operators = await growthOperators(db, [...new Set(rows.map((row) => row.checkpoint))]);
+  return rows.map(({ result, ...rest }) => {
+    const operator = operators.get(rest.checkpoint) ?? null;
+    return { ...toResult(result), ...rest, operator, evaluation: result.evaluation };
+  });
 }
 
 function toResult(row: ResultRow): EvaluationResultRow {

@@ -48,6 +48,39 @@ async function follow(db: Database, id: string, from: "parent" | "child", to: "p
 }
 
 /**
+ * The operator of the latest growth that each checkpoint descends from, by first parents.
+ * @returns checkpoint -> operator; none for those that were never grown
+ */
+export async function growthOperators(db: Database, ids: readonly string[]): Promise<ReadonlyMap<string, string>> {
+  const found = new Map<string, string>();
+  // where each checkpoint's walk has got to
+  let walks = new Map(ids.map((id) => [id, id]));
+  for (let depth = 0; walks.size > 0 && depth < maxLineage; depth++) {
+    const at = [...new Set(walks.values())];
+    const rows = await db
+      .select({ id: checkpoints.id, relation: checkpoints.relation, receipt: checkpoints.receipt })
+      .from(checkpoints)
+      .where(inArray(checkpoints.id, at));
+    const edges = await db
+      .select()
+      .from(checkpointParents)
+      .where(and(inArray(checkpointParents.child, at), eq(checkpointParents.position, 0)));
+    const byId = new Map(rows.map((row) => [row.id, row]));
+    const parentOf = new Map(edges.map((edge) => [edge.child, edge.parent]));
+    const next = new Map<string, string>();
+    for (const [id, place] of walks) {
+      const row = byId.get(place);
+      const operator = row?.relation === "grown" ? row.receipt?.["operator"] : undefined;
+      const parent = parentOf.get(place);
+      if (typeof operator === "string") found.set(id, operator);
+      else if (parent !== undefined) next.set(id, parent);
+    }
+    walks = next;
+  }
+  return found;
+}
+
+/**
  * Deletes a checkpoint, and with `cascade` what descends from it, within a transaction.
  * @returns the ids deleted @throws not_found, precondition_failed, conflict
  */

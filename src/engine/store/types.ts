@@ -237,15 +237,21 @@ export interface JobStore {
 export interface EvaluationStore {
   get(id: string): Promise<EvaluationRow>;
   list(query: ListQuery & { checkpoint?: string }): Promise<Page<EvaluationRow>>;
-  /** Latest result of each checkpoint and task. */
-  results(query: { checkpoint?: string; task?: string }): Promise<
-    readonly (EvaluationResultRow & {
-      checkpoint: string;
-      checkpointName: string | null;
-      evaluation: string;
-      createdAt: Date;
-    })[]
-  >;
+  /** Results with what is known of their checkpoints, newest first; the latest `maxTableResults` of them. */
+  results(query: { checkpoint?: string; lineage?: string; task?: string }): Promise<readonly TableResult[]>;
+}
+
+/** A result beside others. */
+export interface TableResult extends EvaluationResultRow {
+  readonly checkpoint: string;
+  readonly checkpointName: string | null;
+  readonly numParameters: number;
+  readonly tokensSeen: number;
+  readonly flopsSpent: number;
+  /** Of the latest growth in the checkpoint's lineage; null where there was none. */
+  readonly operator: string | null;
+  readonly evaluation: string;
+  readonly createdAt: Date;
 }
 
 export interface KeyStore {

@@ -48,7 +48,14 @@ describe("evaluations", () => {
     assert.deepEqual(metrics, ["acc,none", "acc_norm,none", "acc_norm_stderr,none", "acc_stderr,none"]);
     assert.ok(result.metrics["acc,none"] >= 0 && result.metrics["acc,none"] <= 1);
     assert.match(result.dataset_digest, /^[0-9a-f]{64}$/);
-    assert.equal(result.settings.bos, "none");
+    const { settings } = result;
+    assert.deepEqual(
+      [settings.bos, settings.profile, settings.name, settings.sample_len, settings.num_fewshot, settings.seed],
+      ["none", "no-bos", "arc_easy", 3, 0, 1234],
+    );
+    assert.deepEqual([settings.max_length, settings.dtype, settings.data.type], [64, "float32", "directory"]);
+    assert.match(settings.harness_commit, /^[0-9a-f]{9,40}$/);
+    assert.equal(typeof settings.backend, "string");
   });
 
   test("lists by checkpoint, and the table of the latest results", async () => {
@@ -58,11 +65,11 @@ describe("evaluations", () => {
       [evaluation],
     );
     const table = (await api.call("GET", `/v1/benchmarks/results?checkpoint=${checkpoint}&task=arc_easy`)).body;
-    assert.deepEqual(
-      [table.data.length, table.data[0].evaluation, table.data[0].checkpoint_name],
-      [1, evaluation, "base"],
-    );
-    assert.deepEqual((await api.call("GET", "/v1/benchmarks/results?task=wikitext")).body.data, []);
+    const [row] = table.data;
+    assert.deepEqual([table.data.length, row.scores.arc_easy.evaluation, row.name], [1, evaluation, "base"]);
+    assert.equal(row.scores.arc_easy.metric, "acc_norm");
+    const none = await api.call("GET", "/v1/benchmarks/results?task=wikitext&published=false");
+    assert.deepEqual(none.body.data, []);
     const etag = (await api.call("GET", `/v1/evaluations/${evaluation}`)).headers.get("etag") ?? "";
     assert.equal(
       (await api.call("GET", `/v1/evaluations/${evaluation}`, { headers: { "If-None-Match": etag } })).status,
@@ -80,7 +87,23 @@ describe("evaluations", () => {
     assert.ok(unknown.status >= 400 && unknown.status < 500, JSON.stringify(unknown.body));
     assert.match(unknown.body.errors[0].pointer, /^\/tasks/);
     const missing = await post({ tasks: ["wikitext"] });
-    assert.ok(missing.status >= 400 && missing.status < 500, JSON.stringify(missing.body));
+    assertProblem(missing, 404, "not_found");
+    for (const wanted of [/wikitext\/test.pages.jsonl below BENCHMARKS_DIR/, /page: string/, /wikitext_document_level/])
+      assert.match(missing.body.detail, wanted);
+    const shots = await post({ num_fewshot: 2 });
+    assertProblem(shots, 404, "not_found");
+    assert.deepEqual(
+      shots.body.errors.map(({ pointer }: { pointer: string }) => pointer),
+      ["/num_fewshot"],
+    );
+    assert.match(shots.body.detail, /the train split of allenai\/ai2_arc \(ARC-Easy\)/);
+    assertProblem(await post({ num_fewshot: -1 }), 400, "invalid_request");
+    assertProblem(await post({ seed: 2 ** 32 }), 400, "invalid_request");
+    assertProblem(await post({ max_length: 65 }), 422, "unprocessable");
+    assertProblem(await post({ data: { piqa: { type: "directory" } } }), 400, "invalid_request");
+    assertProblem(await post({ data: { arc_easy: { type: "floppy" } } }), 400, "invalid_request");
+    const upload = { type: "upload", upload: `upl_${"0".repeat(32)}` };
+    assertProblem(await post({ data: { arc_easy: upload } }), 404, "not_found");
     assertProblem(await api.call("GET", "/v1/evaluations/eval_0"), 404, "not_found");
     assertProblem(await api.call("GET", "/v1/evaluations/other"), 400, "invalid_request");
   });

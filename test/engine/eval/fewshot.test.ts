@@ -90,7 +90,7 @@ function answers({ resps }: LoggedSample): ScoringResult[] {
 function sampleOf(task: Task, docs: readonly TaskDoc[], hashes: readonly string[], sample: LoggedSample): SampleRecord {
   const doc = docs[sample.doc_id];
   assert.ok(doc);
-  return makeSample(sample.doc_id, hashes[sample.doc_id] ?? "", doc, task.metrics, answers(sample));
+  return makeSample(task.name, sample.doc_id, hashes[sample.doc_id] ?? "", doc, task.metrics, answers(sample));
 }
 
 for (const task of tasks) {
@@ -171,7 +171,7 @@ for (const [name, digests] of Object.entries(taskHashes)) {
       const { docs, hashes } = await prompts(data, i === 0 ? 0 : 5);
       const all = createHash("sha256");
       docs.forEach((doc, at) => {
-        const { doc_hash, prompt_hash, target_hash } = makeSample(at, hashes[at] ?? "", doc, [], []);
+        const { doc_hash, prompt_hash, target_hash } = makeSample(name, at, hashes[at] ?? "", doc, [], []);
         all.update(doc_hash + prompt_hash + target_hash);
       });
       assert.equal(all.digest("hex"), expected, i === 0 ? "no examples" : "5 examples");

@@ -25,7 +25,7 @@ function sample(taskName: string, doc: unknown, results: readonly ScoringResult[
   const { docs, hashes } = parseDocs(task, JSON.stringify(doc), null);
   const [first] = docs;
   assert.ok(first);
-  return makeSample(0, hashes[0] ?? "", first, task.metrics, results);
+  return makeSample(task.name, 0, hashes[0] ?? "", first, task.metrics, results);
 }
 
 function sha256(data: string | Uint8Array): string {
@@ -39,6 +39,7 @@ test("a record has what the harness logs: hashes, likelihoods, greedy flags, gol
     { logLikelihood: -3, isGreedy: false },
   ]);
   assert.deepEqual(made, {
+    task: "piqa",
     doc_id: 0,
     doc_hash: sha256('{\n  "goal": "G",\n  "sol1": "one",\n  "sol2": "two three",\n  "label": 1\n}'),
     prompt_hash: sha256("Question: G\nAnswer:"),
@@ -77,7 +78,7 @@ test("wikitext's pages have the harness's hashes and counts", needsShared(benchm
     const doc = docs[i];
     assert.ok(doc);
     const results = [{ logLikelihood: golden.ll, isGreedy: false }];
-    const made = makeSample(i, hashes[i] ?? "", doc, task.metrics, results);
+    const made = makeSample("wikitext", i, hashes[i] ?? "", doc, task.metrics, results);
     assert.equal(made.doc_hash, golden.doc_hash);
     assert.equal(made.prompt_hash, golden.prompt_hash);
     assert.equal(made.target_hash, golden.target_hash);
