@@ -13,6 +13,9 @@ import type {
   ResolvedCheckpoint,
   ResolvedDataset,
 } from "../../ops/manifest.ts";
+import type { EvaluationStore } from "./evaluationTypes.ts";
+
+export type { EvaluationResultRow, EvaluationRow, EvaluationStore, SampleLog, TableResult } from "./evaluationTypes.ts";
 
 export type Relation = "imported" | "initialized" | "grown" | "trained";
 
@@ -115,36 +118,6 @@ export interface JobEventRow {
   readonly createdAt: Date;
 }
 
-export interface EvaluationRow {
-  readonly id: string;
-  readonly checkpoint: string;
-  readonly job: string;
-  readonly status: JobStatus;
-  readonly request: JsonObject;
-  readonly results: readonly EvaluationResultRow[];
-  readonly error: ErrorRecord | null;
-  readonly version: number;
-  readonly createdAt: Date;
-}
-
-export interface EvaluationResultRow {
-  readonly task: string;
-  readonly taskVersion: string;
-  readonly numDocs: number;
-  readonly metrics: Readonly<Record<string, number | string>>;
-  readonly higherIsBetter: Readonly<Record<string, boolean>>;
-  readonly datasetDigest: string;
-  readonly settings: JsonObject;
-  readonly samples: SampleLog | null;
-}
-
-/** The blob of a log of samples: one JSON object a line. */
-export interface SampleLog {
-  readonly digest: string;
-  readonly sizeBytes: number;
-  readonly numSamples: number;
-}
-
 export interface KeyRow {
   readonly id: string;
   readonly name: string;
@@ -232,26 +205,6 @@ export interface JobStore {
   metrics(id: string): Promise<readonly MetricPoint[]>;
   /** Resolves when something about the job may have changed, or after timeoutMs. */
   changed(id: string, timeoutMs: number, signal?: AbortSignal): Promise<void>;
-}
-
-export interface EvaluationStore {
-  get(id: string): Promise<EvaluationRow>;
-  list(query: ListQuery & { checkpoint?: string }): Promise<Page<EvaluationRow>>;
-  /** Results with what is known of their checkpoints, newest first; the latest `maxTableResults` of them. */
-  results(query: { checkpoint?: string; lineage?: string; task?: string }): Promise<readonly TableResult[]>;
-}
-
-/** A result beside others. */
-export interface TableResult extends EvaluationResultRow {
-  readonly checkpoint: string;
-  readonly checkpointName: string | null;
-  readonly numParameters: number;
-  readonly tokensSeen: number;
-  readonly flopsSpent: number;
-  /** Of the latest growth in the checkpoint's lineage; null where there was none. */
-  readonly operator: string | null;
-  readonly evaluation: string;
-  readonly createdAt: Date;
 }
 
 export interface KeyStore {
