@@ -4,7 +4,7 @@
  */
 import type { JobRequests } from "../engine/jobs/requests.ts";
 import type { JobQueue } from "../engine/jobs/types.ts";
-import type { JobRow, JobStore } from "../engine/store/types.ts";
+import type { JobRow, JobStore, Store, WorkerRow } from "../engine/store/types.ts";
 import type { JsonReply, Schemas } from "./handlers.ts";
 import { createGate, type Gate } from "./middleware/limits.ts";
 import { presentJob } from "./present.ts";
@@ -34,14 +34,15 @@ export interface JobAnswers {
   answer(job: JobRow, call: WaitingCall): Promise<JobReply>;
 }
 
-export function createJobAnswers(queue: JobQueue, jobs: JobStore): JobAnswers {
+export function createJobAnswers(queue: JobQueue, store: Pick<Store, "jobs" | "workers">): JobAnswers {
+  const { jobs } = store;
   const gate = createGate(maxHeld, "held answers");
   const answer = async (job: JobRow, { header, signal }: WaitingCall): Promise<JobReply> => {
     const seconds = waitSeconds(header.Prefer);
     const held = seconds !== null && gate.inside < maxHeld;
     const row = held ? await waitFor(jobs, job, seconds * 1000, signal, gate) : job;
     const headers = { Location: `/v1/jobs/${row.id}`, ...(held ? { "Preference-Applied": `wait=${seconds}` } : {}) };
-    const body = presentJob(row);
+    const body = presentJob(row, await workersFor([row], store));
     return isSettled(row) ? { status: 200, body, headers } : { status: 202, body, headers };
   };
   return {
@@ -52,6 +53,14 @@ export function createJobAnswers(queue: JobQueue, jobs: JobStore): JobAnswers {
       return answer(await queue.submit(kind, request as JobRequests[typeof kind]), call);
     },
   };
+}
+
+/** @returns the workers, where one of the jobs waits for one. */
+export async function workersFor(
+  rows: readonly JobRow[],
+  { workers }: Pick<Store, "workers">,
+): Promise<readonly WorkerRow[]> {
+  return rows.some(({ status }) => status === "queued") ? workers.list() : [];
 }
 
 /** @returns whether nothing more happens to the job unless somebody asks for it. */

@@ -739,7 +739,12 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The processes that take jobs */
+        /**
+         * The processes that take jobs
+         * @description Each worker takes jobs that its backends can do: a job with a named backend goes to a worker that has it, one
+         *     with `auto` to the most preferred backend that is free and large enough. What none can do waits, and its
+         *     `waiting_reason` says for what.
+         */
         get: operations["listWorkers"];
         put?: never;
         post?: never;
@@ -1569,6 +1574,11 @@ export interface components {
             kind: components["schemas"]["JobKind"];
             status: components["schemas"]["JobStatus"];
             /**
+             * @description Why a queued job has not begun: no living worker has its backend, enough memory or the files; all are
+             *     busy; or it is tried again later. Null where it is not queued or is about to begin.
+             */
+            waiting_reason: string | null;
+            /**
              * @description What was asked of a running job and is not done yet.
              * @enum {string}
              */
@@ -1848,10 +1858,34 @@ export interface components {
             id: string;
             hostname: string;
             pid: components["schemas"]["Count"];
-            backends: components["schemas"]["JsonObject"];
-            current_job: string | null;
+            /**
+             * @description `lost`: silent for 15 s. Others take its jobs; it is forgotten after an hour.
+             * @enum {string}
+             */
+            state: "alive" | "lost";
+            backends: components["schemas"]["WorkerBackend"][];
+            /** @description Resident memory that one of its compute processes may take. */
+            memory_bytes: number;
+            /** @description Jobs that it does at once. */
+            places: {
+                /** @description Trainings, evaluations, growths that learn. */
+                compute: number;
+                /** @description Imports, growths, datasets. */
+                prepare: number;
+            };
+            current_jobs: components["schemas"]["JobId"][];
             started_at: components["schemas"]["Time"];
             heartbeat_at: components["schemas"]["Time"];
+        };
+        WorkerBackend: {
+            name: string;
+            available: boolean;
+            /** @description Why it is not available. */
+            reason: string | null;
+            /** @description CPU or graphics adapter. */
+            device: string | null;
+            /** @description What a model may take on it. */
+            memory_bytes: number | null;
         };
         WorkerList: {
             data: components["schemas"]["Worker"][];
@@ -3423,7 +3457,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description All workers that were alive lately. */
+            /** @description Workers that were alive within the last hour. */
             200: {
                 headers: {
                     [name: string]: unknown;

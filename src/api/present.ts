@@ -2,6 +2,7 @@
 import type { MetricPoint } from "../ops/events.ts";
 import type { ErrorRecord } from "../ops/errors.ts";
 import type { CheckpointManifest, GrowthMask, JsonObject } from "../ops/manifest.ts";
+import { waitingReason } from "../engine/jobs/waiting.ts";
 import type {
   CheckpointRow,
   DatasetRow,
@@ -84,11 +85,13 @@ export function presentDataset(row: DatasetRow): Schemas["Dataset"] {
   };
 }
 
-export function presentJob(row: JobRow): Schemas["Job"] {
+/** @param workers those there are; looked at only where the job is queued */
+export function presentJob(row: JobRow, workers: readonly WorkerRow[]): Schemas["Job"] {
   return {
     id: row.id,
     kind: row.kind as Schemas["JobKind"],
     status: row.status,
+    waiting_reason: waitingReason(row, workers),
     ...(row.control === null ? {} : { stopping: row.control }),
     progress: presentProgress(row.progress),
     attempts: row.attempts,
@@ -177,12 +180,18 @@ export function presentKey(row: KeyRow): Schemas["Key"] {
 }
 
 export function presentWorker(row: WorkerRow): Schemas["Worker"] {
+  const { compute = 0, prepare = 0 } = row.places;
   return {
     id: row.id,
     hostname: row.hostname,
     pid: row.pid,
-    backends: row.backends,
-    current_job: row.currentJob,
+    state: row.state,
+    backends: row.backends.map(({ name, available, reason, device, memoryBytes }) => {
+      return { name, available, reason, device, memory_bytes: memoryBytes };
+    }),
+    memory_bytes: row.memoryBytes,
+    places: { compute, prepare },
+    current_jobs: Object.values(row.running).flat(),
     started_at: row.startedAt.toISOString(),
     heartbeat_at: row.heartbeatAt.toISOString(),
   };

@@ -4,12 +4,12 @@
  */
 import { mkdirSync } from "node:fs";
 import { CodedError } from "../ops/errors.ts";
-import type { JsonObject } from "../ops/manifest.ts";
 import { blobPath } from "./checkpoint/blobs.ts";
 import { openEntryQueue } from "./jobs/entries.ts";
 import type { Handlers } from "./jobs/handler.ts";
 import { handlers as allHandlers } from "./jobs/handlers/index.ts";
 import { createJobQueue } from "./jobs/queue.ts";
+import { registerQueueMetrics } from "./jobs/queueMetrics.ts";
 import { startRunner, type Runner } from "./jobs/runner.ts";
 import { startSweeper } from "./jobs/sweeper.ts";
 import type { JobQueue } from "./jobs/types.ts";
@@ -18,6 +18,7 @@ import { createMetrics, type Metrics } from "./metrics.ts";
 import type { Settings } from "./settings.ts";
 import { openDatabase } from "./store/client.ts";
 import { createStore, type EngineStore } from "./store/store.ts";
+import type { WorkerBackend } from "./store/types.ts";
 
 export interface Services {
   readonly settings: Settings;
@@ -66,13 +67,16 @@ export async function createServices(settings: Settings, options: ServicesOption
     const store = createStore(client, (digest) => blobPath(settings.blobDir, digest));
     const entries = await openEntryQueue(client.queueConnection, log);
     stack.defer(() => entries.close());
-    const queue = createJobQueue(store, entries, settings);
     const embedded = client.kind === "pglite";
+    const computes = role === "worker" || embedded;
+    const backends = computes ? await availableBackends(settings, role) : null;
+    const queue = createJobQueue({ store, entries, settings, backends });
+    registerQueueMetrics(metrics.registry, store, log);
     let runner: Runner | null = null;
-    if (role === "worker" || embedded) {
-      const backends = await describeBackends(settings);
+    if (backends !== null) {
       const handlers = options.handlers ?? allHandlers;
-      runner = await startRunner({ store, entries, settings, log, metrics, handlers, embedded, backends });
+      const needs = ["files", "benchmarks"];
+      runner = await startRunner({ store, entries, settings, log, metrics, handlers, embedded, backends, needs });
       const started = runner;
       stack.defer(() => started.close());
       const sweeper = startSweeper({ store, settings, log, metrics });
@@ -88,14 +92,11 @@ export async function createServices(settings: Settings, options: ServicesOption
   }
 }
 
-/** Name -> what its probe said, for `/v1/workers`. */
-async function describeBackends(settings: Settings): Promise<JsonObject> {
-  const { listBackends } = await import("./backends/index.ts");
-  const found: JsonObject = {};
-  for (const backend of listBackends({ variant: settings.computeKernels, threads: settings.computeThreads })) {
-    if (settings.backends !== null && !settings.backends.includes(backend.name)) continue;
-    const { available, reason, device } = await backend.probe();
-    found[backend.name] = { available, reason, device };
-  }
-  return found;
+/** @throws backend_unavailable for a worker that could compute nothing */
+async function availableBackends(settings: Settings, role: ServicesOptions["role"]): Promise<WorkerBackend[]> {
+  const { probeBackends } = await import("./jobs/backendChoice.ts");
+  const backends = await probeBackends(settings);
+  if (role === "server" || backends.some(({ available }) => available)) return backends;
+  const why = backends.map(({ name, reason }) => `${name}: ${reason ?? "no reason given"}`).join("; ");
+  throw new CodedError("backend_unavailable", `this worker could compute nothing: ${why || "BACKENDS names none"}`);
 }

@@ -184,9 +184,9 @@ function parseCompute(read: Reader) {
   };
 }
 
-/** Reads this process's environment. @throws invalid_request */
-export function readSettings(): Settings {
-  return parseSettings(process.env);
+/** Reads this process's environment. @param overrides what its command line says instead @throws invalid_request */
+export function readSettings(overrides: Environment = {}): Settings {
+  return parseSettings({ ...process.env, ...overrides });
 }
 
 /** What a compute process computes with. @throws invalid_request */

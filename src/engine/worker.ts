@@ -1,18 +1,29 @@
 /**
- * ENTRY of a worker process: runs jobs for servers that share its PostgreSQL and its data directory. Stops on
- * SIGTERM or SIGINT: running jobs reach a resume point and go back to the queue; a second signal ends at once.
+ * ENTRY of a worker process: runs jobs for servers that share its PostgreSQL and its data directory.
+ *   npm run worker -- --backend webgpu,wasm
+ * `--backend` narrows BACKENDS: the worker takes only jobs that those can do. Stops on SIGTERM or SIGINT: running
+ * jobs reach a resume point and go back to the queue; a second signal, or the end of its patience, ends at once.
  */
-import { describeFailure } from "../ops/errors.ts";
+import { parseArgs } from "node:util";
+import { CodedError, describeFailure } from "../ops/errors.ts";
 import { createServices } from "./services.ts";
-import { readSettings } from "./settings.ts";
+import { readSettings, type Settings } from "./settings.ts";
+
+/** Added to the time that jobs have to reach a resume point, ms. */
+const stopMarginMs = 20_000;
 
 async function main(): Promise<void> {
-  const services = await createServices(readSettings(), { role: "worker" });
+  const settings = commandLine();
+  const services = await createServices(settings, { role: "worker" });
   const { log, runner } = services;
-  log.info({ worker: runner?.id }, "worker started");
+  log.info({ worker: runner?.id, backends: settings.backends }, "worker started");
   const stop = (signal: string): void => {
     log.info({ signal }, "worker stopping");
-    process.once(signal, () => process.exit(1));
+    for (const again of ["SIGTERM", "SIGINT"]) process.removeAllListeners(again).once(again, () => process.exit(1));
+    setTimeout(() => {
+      log.error({ deadline_ms: settings.stopTimeoutMs + stopMarginMs }, "worker did not stop in time");
+      process.exit(1);
+    }, settings.stopTimeoutMs + stopMarginMs).unref();
     void services.close().then(
       () => process.exit(0),
       (error: unknown) => {
@@ -23,6 +34,24 @@ async function main(): Promise<void> {
   };
   process.once("SIGTERM", stop);
   process.once("SIGINT", stop);
+}
+
+/** @returns the environment's settings, as the command line changes them. @throws invalid_request */
+function commandLine(): Settings {
+  const usage = "usage: worker [--backend NAME[,NAME...]]";
+  let backend: string[] | undefined;
+  try {
+    backend = parseArgs({ options: { backend: { type: "string", multiple: true } } }).values.backend;
+  } catch (error) {
+    throw new CodedError("invalid_request", `${error instanceof Error ? error.message : String(error)}; ${usage}`);
+  }
+  const settings = readSettings();
+  const named = backend?.flatMap((text) => text.split(",")).map((name) => name.trim());
+  if (named === undefined) return settings;
+  const refused = named.find((name) => settings.backends?.includes(name) === false || name === "");
+  if (refused === undefined) return { ...settings, backends: named };
+  const allowed = settings.backends?.join(", ") ?? "any";
+  throw new CodedError("invalid_request", `--backend ${JSON.stringify(refused)}: BACKENDS allows ${allowed}; ${usage}`);
 }
 
 main().catch((error: unknown) => {

@@ -18,7 +18,7 @@ import { createServiceHandlers } from "./service.ts";
 import { createUploadHandlers } from "./uploads.ts";
 
 export function createHandlers(deps: RouteDeps): Handlers {
-  const answers = createJobAnswers(deps.queue, deps.store.jobs);
+  const answers = createJobAnswers(deps.queue, deps.store);
   return {
     ...createServiceHandlers(deps),
     ...createDocsHandlers(),

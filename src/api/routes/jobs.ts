@@ -1,7 +1,7 @@
 /** Jobs: looking at them and steering them; trainings are begun here too. Their history is in jobHistory.ts. */
 import type { RouteDeps } from "../deps.ts";
 import type { HandlersOf } from "../handlers.ts";
-import type { JobAnswers } from "../jobAnswers.ts";
+import { workersFor, type JobAnswers } from "../jobAnswers.ts";
 import { presentJob, presentPage } from "../present.ts";
 
 export function createJobHandlers(
@@ -12,10 +12,13 @@ export function createJobHandlers(
   return {
     createTraining: (call) => answers.submit("training", call.body, call),
     async listJobs({ query }) {
-      return { status: 200, body: presentPage(await jobs.list(query), presentJob) };
+      const page = await jobs.list(query);
+      const workers = await workersFor(page.rows, deps.store);
+      return { status: 200, body: presentPage(page, (row) => presentJob(row, workers)) };
     },
     async getJob({ path }) {
-      return { status: 200, body: presentJob(await jobs.get(path.id)) };
+      const row = await jobs.get(path.id);
+      return { status: 200, body: presentJob(row, await workersFor([row], deps.store)) };
     },
     async cancelJob(call) {
       return answers.answer(await deps.queue.cancel(call.path.id), call);

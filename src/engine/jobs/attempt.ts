@@ -8,10 +8,11 @@ import { CodedError, toErrorRecord, type ErrorCode } from "../../ops/errors.ts";
 import type { Log } from "../log.ts";
 import type { Metrics } from "../metrics.ts";
 import { computeEnvironment, type Settings } from "../settings.ts";
-import { LostClaimError, type Claim, type Enqueue } from "../store/jobTypes.ts";
+import { LostClaimError, type Claim } from "../store/jobTypes.ts";
 import type { EngineStore } from "../store/store.ts";
-import type { JobRow } from "../store/types.ts";
+import type { JobRow, WorkerBackend } from "../store/types.ts";
 import { runInChild } from "./compute.ts";
+import type { EntryQueue } from "./entries.ts";
 import { createEventBuffer } from "./eventBuffer.ts";
 import type { Handler, HandlerContext, HandlerOutcome, Handlers } from "./handler.ts";
 import type { JobKind } from "./requests.ts";
@@ -22,7 +23,9 @@ export interface AttemptTools {
   readonly log: Log;
   readonly metrics: Metrics;
   readonly handlers: Handlers;
-  readonly enqueue: Enqueue;
+  readonly entries: EntryQueue;
+  /** What can compute here. */
+  readonly backends: readonly WorkerBackend[];
 }
 
 /** Why an attempt stops before its work is done. */
@@ -139,7 +142,7 @@ async function conclude(
   }
   if (reason === "cancel") return work.stop(claim, "cancelled");
   if (reason === "pause") return work.stop(claim, "paused");
-  if (reason !== null) return work.release(claim, running.tools.enqueue);
+  if (reason !== null) return work.release(claim, running.tools.entries.enqueue);
   const error = outcome === "stopped" ? new CodedError("internal", "the work stopped unasked") : outcome.failed;
   const record = toErrorRecord(error);
   if (!(error instanceof CodedError) || error.code === "internal") running.log.error({ err: error }, "job failed");
@@ -147,7 +150,7 @@ async function conclude(
   if (!transient.has(record.code)) return work.fail(claim, record);
   const { retryDelayMs } = running.tools.settings;
   const delayMs = (failures: number): number => Math.min(maxRetryDelayMs, retryDelayMs * 2 ** (failures - 1));
-  return work.retry(claim, record, delayMs, running.tools.enqueue);
+  return work.retry(claim, record, delayMs, running.tools.entries.enqueue);
 }
 
 function handlerContext(running: Running, claim: Claim, buffer: ReturnType<typeof createEventBuffer>): HandlerContext {
@@ -161,7 +164,11 @@ function handlerContext(running: Running, claim: Claim, buffer: ReturnType<typeo
       return store.work.save(claim, state, blobs, publish);
     },
     keepPart: (data) => store.work.keepPart(claim, data),
-    setBackend: (name) => store.work.setBackend(claim, name),
+    backends: tools.backends,
+    async setBackend(name) {
+      await tools.entries.open({ ...job, backend: name });
+      await store.work.setBackend(claim, name);
+    },
     compute: (request) =>
       runInChild(request, {
         signal: abort.signal,

@@ -1,26 +1,42 @@
-/** Which backend a job computes with: chosen once, at the first attempt, so that a resumed run stays with it. */
-import type { BackendProbe } from "../backends/backend.ts";
-import { chooseBackend } from "../backends/index.ts";
+/**
+ * Which backends a process has, and which of them a job computes with: chosen once, at the first attempt, so that a
+ * resumed run stays with it.
+ */
+import { CodedError } from "../../ops/errors.ts";
+import { listBackends } from "../backends/index.ts";
 import type { Settings } from "../settings.ts";
+import type { WorkerBackend } from "../store/types.ts";
 import type { HandlerContext } from "./handler.ts";
+import { pickBackend, selectorOf } from "./selector.ts";
 
-export interface PickedBackend {
-  readonly name: string;
-  readonly memoryBytes: BackendProbe["memoryBytes"];
+type ProbeSettings = Pick<Settings, "backends" | "computeKernels" | "computeThreads">;
+
+/** @returns the backends that may be used here, with what their probes say. @throws backend_unavailable for unknown names */
+export async function probeBackends(settings: ProbeSettings): Promise<WorkerBackend[]> {
+  const { backends: allowed, computeKernels: variant, computeThreads: threads } = settings;
+  const known = listBackends({ variant, threads });
+  assertKnown(allowed ?? []);
+  const used = known.filter(({ name }) => allowed === null || allowed.includes(name));
+  return Promise.all(
+    used.map(async ({ name, preference, probe }) => {
+      const { available, reason, device, memoryBytes } = await probe();
+      return { name, preference, available, reason, device, memoryBytes };
+    }),
+  );
 }
 
-/** @param asked a backend's name, `auto` or null. @throws backend_unavailable */
-export async function pickBackend(asked: string | null, settings: Settings): Promise<PickedBackend> {
-  const backend = await chooseBackend(asked ?? "auto", settings.backends, {
-    variant: settings.computeKernels,
-    threads: settings.computeThreads,
-  });
-  return { name: backend.name, memoryBytes: (await backend.probe()).memoryBytes };
+/** @throws backend_unavailable naming the first name that no backend has */
+export function assertKnown(names: readonly string[]): void {
+  const known = listBackends().map(({ name }) => name);
+  const unknown = names.find((name) => !known.includes(name));
+  if (unknown === undefined) return;
+  const message = `there is no backend ${JSON.stringify(unknown.slice(0, 40))}; there are ${known.join(", ")}`;
+  throw new CodedError("backend_unavailable", message);
 }
 
 /** @returns the backend of the job's earlier attempts, or picks one and pins it. @throws backend_unavailable */
-export async function pinBackend(asked: string | null, context: HandlerContext): Promise<string> {
-  const { name } = await pickBackend(context.job.backend ?? asked, context.settings);
-  if (context.job.backend === null) await context.setBackend(name);
+export async function pinBackend({ job, backends, setBackend }: HandlerContext): Promise<string> {
+  const name = pickBackend(selectorOf(job), backends);
+  if (job.backend === null) await setBackend(name);
   return name;
 }

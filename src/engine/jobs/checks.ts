@@ -5,16 +5,17 @@
  */
 import { plannedMoments, planGrowth } from "../../ops/growth/index.ts";
 import { CodedError, type ErrorCode } from "../../ops/errors.ts";
-import { tokenizerOf } from "../../ops/manifest.ts";
+import { tokenizerOf, type JsonObject } from "../../ops/manifest.ts";
 import { parseLlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import { confine } from "../checkpoint/confine.ts";
+import { estimateServingMemory } from "../model/servingMemory.ts";
 import type { Settings } from "../settings.ts";
 import type { EngineStore } from "../store/store.ts";
-import type { CheckpointRow, DatasetRow } from "../store/types.ts";
-import { pickBackend } from "./backendChoice.ts";
+import type { CheckpointRow, DatasetRow, WorkerBackend } from "../store/types.ts";
+import { assertKnown } from "./backendChoice.ts";
 import { checkEvaluation } from "./evaluationPlan.ts";
-import { checkFit, fitDataset } from "./fitPlan.ts";
-import { checkTraining } from "./trainingPlan.ts";
+import { checkFit, fitBytes, fitDataset } from "./fitPlan.ts";
+import { checkTraining, trainingBytes } from "./trainingPlan.ts";
 import type {
   DatasetRequest,
   GrowthRequest,
@@ -23,6 +24,7 @@ import type {
   JobRequests,
   TokenizerChoice,
 } from "./requests.ts";
+import { pickBackend, selectorOf } from "./selector.ts";
 import { findUploads } from "./uploads.ts";
 
 /** Share of the documents held out unless asked otherwise. */
@@ -31,6 +33,8 @@ export const defaultValidationFraction = 0.01;
 export interface CheckContext {
   readonly store: EngineStore;
   readonly settings: Settings;
+  /** What computes here; null where jobs run in workers, which come and go: then a job may wait for one. */
+  readonly backends: readonly WorkerBackend[] | null;
 }
 
 export interface CheckedRequest<Kind extends JobKind> {
@@ -38,6 +42,8 @@ export interface CheckedRequest<Kind extends JobKind> {
   /** Ids of what the job reads; the first is the request's own. */
   readonly checkpoints: readonly string[];
   readonly datasets: readonly string[];
+  /** Memory that the model takes, about; absent where it does not matter. */
+  readonly needsBytes?: number;
 }
 
 type Checks = {
@@ -52,16 +58,18 @@ const checks: Checks = {
     const checkpoint = await findCheckpoint(context, request.checkpoint, "/checkpoint");
     const dataset = await findDataset(context, request.dataset, "/dataset");
     checkTraining(request, checkpoint, dataset);
-    await checkBackend(request.backend, context.settings);
+    const needsBytes = trainingBytes(request, checkpoint);
+    await checkBackend("training", request, needsBytes, context);
     const resolved = { ...request, checkpoint: checkpoint.id, dataset: dataset.id };
-    return { request: resolved, checkpoints: [checkpoint.id], datasets: [dataset.id] };
+    return { request: resolved, checkpoints: [checkpoint.id], datasets: [dataset.id], needsBytes };
   },
   evaluation: async (request, context) => {
     const checkpoint = await findCheckpoint(context, request.checkpoint, "/checkpoint");
     await checkEvaluation(request, checkpoint, context.settings);
-    await checkBackend(request.backend, context.settings);
+    const needsBytes = estimateServingMemory(checkpoint.manifest.config);
+    await checkBackend("evaluation", request, needsBytes, context);
     const { evaluation: _given, ...asked } = request;
-    return { request: { ...asked, checkpoint: checkpoint.id }, checkpoints: [checkpoint.id], datasets: [] };
+    return { request: { ...asked, checkpoint: checkpoint.id }, checkpoints: [checkpoint.id], datasets: [], needsBytes };
   },
 };
 
@@ -76,14 +84,15 @@ export function checkRequest<Kind extends JobKind>(
 
 async function checkImport(
   request: ImportRequest,
-  { store, settings }: CheckContext,
+  context: CheckContext,
 ): Promise<CheckedRequest<"checkpoint_import">> {
   const { source } = request;
+  const { settings } = context;
   if (source.type === "directory") await confineAt(source.path, settings);
   if (source.type === "upload") await findUploads(settings.uploadsDir, source.upload);
   if (source.type !== "random") return { request, checkpoints: [], datasets: [] };
   await at("/source/config", "invalid_request", () => parseLlamaConfig(source.config));
-  const tokenizer = await checkTokenizer(source.tokenizer, "/source/tokenizer", { store, settings });
+  const tokenizer = await checkTokenizer(source.tokenizer, "/source/tokenizer", context);
   const resolved = { ...source, ...(tokenizer.choice === undefined ? {} : { tokenizer: tokenizer.choice }) };
   return { request: { ...request, source: resolved }, checkpoints: tokenizer.checkpoints, datasets: [] };
 }
@@ -93,9 +102,10 @@ async function checkGrowth(request: GrowthRequest, context: CheckContext): Promi
   const plan = planGrowth(source.manifest, request);
   const wanted = fitDataset(plan);
   const dataset = wanted === null ? null : await findDataset(context, wanted, "/params/dataset");
-  if (dataset !== null) {
+  const needsBytes = dataset === null ? undefined : fitBytes(plan);
+  if (dataset !== null && needsBytes !== undefined) {
     checkFit(plan, dataset);
-    await checkBackend(plan.fit?.settings.backend ?? undefined, context.settings, "/params/backend");
+    await checkBackend("growth", request, needsBytes, context, "/params/backend");
   }
   if (request.optimizer_state === "grow") {
     if (source.manifest.optimizer === null) {
@@ -111,6 +121,7 @@ async function checkGrowth(request: GrowthRequest, context: CheckContext): Promi
     request: { ...request, ...data, checkpoint: source.id },
     checkpoints: [source.id],
     datasets: dataset === null ? [] : [dataset.id],
+    ...(needsBytes === undefined ? {} : { needsBytes }),
   };
 }
 
@@ -152,9 +163,18 @@ async function confineAt(path: string, settings: Settings): Promise<void> {
   await at("/source/path", null, () => confine(path, settings.importRoots));
 }
 
-async function checkBackend(name: string | undefined, settings: Settings, pointer = "/backend"): Promise<void> {
-  if (name === undefined || name === "auto") return;
-  await at(pointer, null, () => pickBackend(name, settings));
+async function checkBackend(
+  kind: JobKind,
+  request: object,
+  needsBytes: number,
+  { backends }: CheckContext,
+  pointer = "/backend",
+): Promise<void> {
+  const selector = selectorOf({ kind, request: request as JsonObject, backend: null, needsBytes });
+  await at(pointer, null, () => {
+    if (selector.backend !== null && selector.backend !== "auto") assertKnown([selector.backend]);
+    if (backends !== null) pickBackend(selector, backends);
+  });
 }
 
 /** Gives an error the pointer to the field it is about, and, where `code` is given, that code. */

@@ -1,6 +1,6 @@
 /**
  * The queue's entries: small notes "run job X" that pg-boss delivers at least once, in the order they came, to
- * one process at a time. What a job is and how it stands is in the store; an entry only makes somebody look.
+ * one process at a time. There is one queue for each selector (selector.ts), made when a job first needs it. What a job is and how it stands is in the store; an entry only makes somebody look.
  * An entry whose holder stops touching it (kill -9, a lost machine) is delivered again after a heartbeat.
  * LISTEN/NOTIFY is not used: polling is simple, and the process that adds an entry wakes its own runner at once.
  */
@@ -8,24 +8,13 @@ import { fromDrizzle, fromPglite, PgBoss, type ConstructorOptions } from "pg-bos
 import { CodedError } from "../../ops/errors.ts";
 import type { Log } from "../log.ts";
 import type { QueueConnection } from "../store/client.ts";
-import type { Enqueue } from "../store/jobTypes.ts";
-import type { JobKind } from "./requests.ts";
-
-/** Jobs of one lane wait for each other; a growth never waits for a training. */
-export type Lane = "compute" | "prepare";
-export const lanes: readonly Lane[] = ["compute", "prepare"];
-
-const laneOfKind: Readonly<Record<JobKind, Lane>> = {
-  training: "compute",
-  evaluation: "compute",
-  checkpoint_import: "prepare",
-  growth: "prepare",
-  dataset_build: "prepare",
-};
+import type { Enqueue, QueuedJob } from "../store/jobTypes.ts";
+import { formatSelector, selectorOf, type Lane } from "./selector.ts";
 
 export interface Entry {
   readonly id: string;
-  readonly lane: Lane;
+  /** The queue it came from. */
+  readonly selector: string;
   /** The job that the entry is about. */
   readonly job: string;
   /** Which delivery of the entry this is; touching and completing hold for this one only. */
@@ -33,9 +22,12 @@ export interface Entry {
 }
 
 export interface EntryQueue {
+  /** Only for jobs whose queue was opened: a transaction is no place to make one. */
   readonly enqueue: Enqueue;
-  /** The next entry of the lane, held for a heartbeat from now on; null when there is none. */
-  take(lane: Lane): Promise<Entry | null>;
+  /** Makes the queue of such a job, where there is none. */
+  open(job: QueuedJob): Promise<void>;
+  /** The next entry of the selector's queue, held for a heartbeat from now on; null when there is none. */
+  take(selector: string): Promise<Entry | null>;
   /** Holds the entry for another heartbeat. */
   touch(entry: Entry): Promise<void>;
   complete(entry: Entry): Promise<void>;
@@ -57,7 +49,7 @@ const deleteAfterSeconds = 3_600;
 const maxDeliveries = 10_000;
 const stopTimeoutMs = 5_000;
 
-const queueName = (lane: Lane): string => `jobs-${lane}`;
+const queueName = (selector: string): string => `jobs.${selector}`;
 
 /** Starts pg-boss in a schema of its own (`pgboss`) beside the store's tables. @throws store_unavailable */
 export async function openEntryQueue(connection: QueueConnection, log: Log): Promise<EntryQueue> {
@@ -65,12 +57,6 @@ export async function openEntryQueue(connection: QueueConnection, log: Log): Pro
   boss.on("error", (error) => log.warn({ err: error }, "queue"));
   try {
     await boss.start();
-    for (const lane of lanes) {
-      const expireInSeconds = maxHoldMs / 1000;
-      const retries = { retryLimit: maxDeliveries, retryDelay: 0, retryBackoff: false };
-      const lifetimes = { expireInSeconds, heartbeatSeconds, retentionSeconds, deleteAfterSeconds };
-      await boss.createQueue(queueName(lane), { ...retries, ...lifetimes });
-    }
   } catch (error) {
     await boss.stop({ graceful: false }).catch(() => undefined);
     throw new CodedError("store_unavailable", "the job queue does not start on this database", { cause: error });
@@ -87,30 +73,40 @@ function bossOptions(connection: QueueConnection): ConstructorOptions {
 
 function entryQueue(boss: PgBoss): EntryQueue {
   const wakers: Record<Lane, Set<() => void>> = { compute: new Set(), prepare: new Set() };
+  const opened = new Set<string>();
   const attempt = ({ id, retryCount }: Entry) => ({ id, retryCount });
   return {
     async enqueue(handle, job, delayMs) {
-      const lane = laneOf(job);
+      const wanted = selectorOf(job);
+      const selector = formatSelector(wanted);
       const startAfter = delayMs > 0 ? { startAfter: new Date(Date.now() + delayMs) } : {};
       const db = fromDrizzle(handle.tx, handle.sql);
-      const id = await boss.send(queueName(lane), { job: job.id }, { db, ...startAfter });
-      if (id === null) throw new CodedError("store_unavailable", `the queue took no entry for ${job.id}`);
+      const entry = await boss.send(queueName(selector), { job: job.id }, { db, ...startAfter });
+      if (entry === null) throw new CodedError("store_unavailable", `the queue took no entry for ${job.id}`);
       // the transaction is still open; a moment later it has most likely been committed
-      if (delayMs === 0) setTimeout(() => wakers[lane].forEach((wake) => wake()), 1).unref();
-      return id;
+      if (delayMs === 0) setTimeout(() => wakers[wanted.lane].forEach((wake) => wake()), 1).unref();
+      return { entry, selector };
     },
-    async take(lane) {
-      const [entry] = await boss.fetch<{ job: string }>(queueName(lane), { includeMetadata: true });
-      return entry ? { id: entry.id, lane, job: entry.data.job, retryCount: entry.retryCount } : null;
+    async open(job) {
+      const name = queueName(formatSelector(selectorOf(job)));
+      if (opened.has(name)) return;
+      const retries = { retryLimit: maxDeliveries, retryDelay: 0, retryBackoff: false };
+      const lifetimes = { expireInSeconds: maxHoldMs / 1000, heartbeatSeconds, retentionSeconds, deleteAfterSeconds };
+      await boss.createQueue(name, { ...retries, ...lifetimes });
+      opened.add(name);
+    },
+    async take(selector) {
+      const [entry] = await boss.fetch<{ job: string }>(queueName(selector), { includeMetadata: true });
+      return entry ? { id: entry.id, selector, job: entry.data.job, retryCount: entry.retryCount } : null;
     },
     async touch(entry) {
-      await boss.touch(queueName(entry.lane), attempt(entry));
+      await boss.touch(queueName(entry.selector), attempt(entry));
     },
     async complete(entry) {
-      await boss.complete(queueName(entry.lane), attempt(entry));
+      await boss.complete(queueName(entry.selector), attempt(entry));
     },
     async clear() {
-      for (const lane of lanes) await boss.deleteAllJobs(queueName(lane));
+      for (const { name } of await boss.getQueues()) if (name.startsWith("jobs")) await boss.deleteAllJobs(name);
     },
     onAdded(lane, wake) {
       wakers[lane].add(wake);
@@ -118,12 +114,4 @@ function entryQueue(boss: PgBoss): EntryQueue {
     },
     close: () => boss.stop({ graceful: true, timeout: stopTimeoutMs }),
   };
-}
-
-/** A growth that learns trains, and so waits for trainings. */
-function laneOf({ kind, request }: Parameters<Enqueue>[1]): Lane {
-  if (kind === "growth" && request?.["operator"] === "learn") return "compute";
-  const lane = Object.hasOwn(laneOfKind, kind) ? laneOfKind[kind as JobKind] : undefined;
-  if (!lane) throw new Error(`no lane for jobs of kind ${kind}`);
-  return lane;
 }

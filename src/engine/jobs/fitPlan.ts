@@ -10,6 +10,7 @@ import type { Settings } from "../settings.ts";
 import type { CheckpointRow, DatasetRow, JobRow } from "../store/types.ts";
 import { growthFields } from "./growthPlan.ts";
 import type { GrowthRequest } from "./requests.ts";
+import { estimateTrainingMemory } from "../train/memory.ts";
 
 function refuse(pointer: string, detail: string): CodedError {
   return new CodedError("unprocessable", `${pointer}: ${detail}`, { fields: [{ pointer, detail }] });
@@ -36,6 +37,12 @@ export function checkFit(plan: GrowthPlan, { manifest }: DatasetRow): void {
     const detail = `has ${manifest.numTokens} training tokens, fewer than one sequence of ${sequenceLength} needs`;
     throw refuse("/params/dataset", detail);
   }
+}
+
+/** @returns bytes that the fit takes at least, about: those of training the grown model, a sequence at a time. */
+export function fitBytes({ fit, targetConfig }: GrowthPlan): number {
+  invariant(fit, "only a fit has a size");
+  return estimateTrainingMemory(targetConfig, 1, fit.settings.sequenceLength);
 }
 
 /** What a fit cost and reached. */

@@ -6,7 +6,7 @@ import type { Log } from "../log.ts";
 import type { Settings } from "../settings.ts";
 import type { JobOutcome } from "../store/jobTypes.ts";
 import type { EngineStore } from "../store/store.ts";
-import type { CheckpointRow, JobRow, NewCheckpoint } from "../store/types.ts";
+import type { CheckpointRow, JobRow, NewCheckpoint, WorkerBackend } from "../store/types.ts";
 import type { ComputeRequest } from "./computeProtocol.ts";
 import type { JobKind, JobRequests } from "./requests.ts";
 
@@ -24,6 +24,8 @@ export interface HandlerContext {
   save(state: TrainingState, blobs: readonly NewBlob[], publish: NewCheckpoint | null): Promise<CheckpointRow | null>;
   /** Keeps a piece of work done for a later attempt. */
   keepPart(data: JsonObject): Promise<void>;
+  /** What can compute here. */
+  readonly backends: readonly WorkerBackend[];
   /** Pins the backend for later attempts. */
   setBackend(name: string): Promise<void>;
   /** Does work in a compute process. */

@@ -6,13 +6,17 @@ import { CodedError } from "../../ops/errors.ts";
 import type { JsonObject } from "../../ops/manifest.ts";
 import type { Settings } from "../settings.ts";
 import type { NewJob } from "../store/jobTypes.ts";
-import type { EngineStore } from "../store/store.ts";
-import { checkRequest, type CheckedRequest } from "./checks.ts";
+import { checkRequest, type CheckContext, type CheckedRequest } from "./checks.ts";
 import type { EntryQueue } from "./entries.ts";
 import type { JobKind, JobRequests } from "./requests.ts";
 import type { JobQueue } from "./types.ts";
 
-export function createJobQueue(store: EngineStore, entries: EntryQueue, settings: Settings): JobQueue {
+export interface QueueTools extends CheckContext {
+  readonly entries: EntryQueue;
+}
+
+export function createJobQueue({ entries, ...context }: QueueTools): JobQueue {
+  const { store, settings } = context;
   return {
     async submit(kind, request) {
       const queued = await store.work.countQueued();
@@ -20,8 +24,9 @@ export function createJobQueue(store: EngineStore, entries: EntryQueue, settings
         const message = `${queued} jobs are queued; at most ${settings.maxQueuedJobs} may be`;
         throw new CodedError("unavailable", message);
       }
-      const checked = await checkRequest(kind, request, { store, settings });
-      return store.work.insert(newJob(kind, checked, settings), entries.enqueue);
+      const job = newJob(kind, await checkRequest(kind, request, context), settings);
+      await entries.open(job);
+      return store.work.insert(job, entries.enqueue);
     },
     cancel: (id) => store.work.cancel(id),
     pause: (id) => store.work.pause(id),
@@ -37,6 +42,7 @@ function newJob<Kind extends JobKind>(kind: Kind, checked: CheckedRequest<Kind>,
     request: request as unknown as JsonObject,
     maxAttempts: settings.jobMaxAttempts,
     backend: null,
+    needsBytes: checked.needsBytes ?? null,
     checkpoints: checked.checkpoints,
     datasets: checked.datasets,
     evaluation: kind === "evaluation" && checkpoint !== undefined ? { checkpoint } : null,

@@ -8,6 +8,7 @@ import type { TrainingState } from "../../ops/events.ts";
 import type { ResolvedCheckpoint, ResolvedDataset } from "../../ops/manifest.ts";
 import type { TrainWork } from "../backends/work.ts";
 import type { CheckpointRow, DatasetRow } from "../store/types.ts";
+import { estimateTrainingMemory } from "../train/memory.ts";
 import type { TrainingRequest } from "./requests.ts";
 import { trainableTensors } from "./trainable.ts";
 
@@ -67,6 +68,11 @@ export function checkTraining(request: TrainingRequest, checkpoint: CheckpointRo
   if (betas !== undefined && (betas.length !== 2 || betas.some((beta) => !(beta >= 0 && beta < 1)))) {
     throw refuse("/optimizer/betas", "wanted two numbers from 0 to below 1");
   }
+}
+
+/** @returns bytes that the training takes at least, about: with as few sequences at once as the request allows. */
+export function trainingBytes(request: TrainingRequest, { manifest }: CheckpointRow): number {
+  return estimateTrainingMemory(manifest.config, request.micro_batch_sequences ?? 1, request.sequence_length);
 }
 
 export interface TrainingInputs {

@@ -3,30 +3,67 @@
  * row does not name is stale. A row that is already running, delivered again, means that its worker was given
  * up for dead: the new attempt takes over, and its number fences the old one off.
  */
-import { eq, inArray, sql } from "drizzle-orm";
+import { and, eq, gt, inArray, isNotNull, isNull, sql } from "drizzle-orm";
 import type { Database } from "./client.ts";
 import { addEvents, changeJob, endedFields, queuedFields, statusEvent } from "./jobRows.ts";
 import { dropLeftovers, readPayload } from "./jobPayloads.ts";
-import type { Enqueue } from "./jobTypes.ts";
-import { jobs } from "./schema.ts";
+import type { Claimant, Enqueue, WaitingQueue } from "./jobTypes.ts";
+import { jobs, workers } from "./schema.ts";
 import type { JobRow } from "./types.ts";
+import { lostAfterSeconds } from "./workers.ts";
 
 type FullRow = typeof jobs.$inferSelect;
 
 /** Writes the queue entry and names it in the row. */
 export async function enqueueJob(tx: Database, row: JobRow, enqueue: Enqueue, delayMs: number): Promise<JobRow> {
   const handle = { tx: tx as unknown as Parameters<Enqueue>[0]["tx"], sql: sql as Parameters<Enqueue>[0]["sql"] };
-  const queueEntry = await enqueue(handle, { id: row.id, kind: row.kind, request: row.request }, delayMs);
-  const [changed] = await tx.update(jobs).set({ queueEntry }).where(eq(jobs.id, row.id)).returning();
+  const { entry: queueEntry, selector } = await enqueue(handle, row, delayMs);
+  const queuedAt = new Date(Date.now() + delayMs);
+  const [changed] = await tx
+    .update(jobs)
+    .set({ queueEntry, selector, queuedAt })
+    .where(eq(jobs.id, row.id))
+    .returning();
   return changed as JobRow;
 }
 
-export async function claimJob(tx: Database, id: string, entry: string, worker: string): Promise<JobRow | null> {
+/** See JobWriter.waiting. */
+export async function waitingQueues(db: Database): Promise<WaitingQueue[]> {
+  const heard = db
+    .select({ one: sql`1` })
+    .from(workers)
+    .where(
+      and(
+        eq(workers.id, jobs.worker),
+        gt(workers.heartbeatAt, sql`now() - make_interval(secs => ${lostAfterSeconds})`),
+      ),
+    );
+  const waits = sql`(${jobs.status} = 'queued' and ${jobs.queuedAt} <= now())
+    or (${jobs.status} = 'running' and not exists (${heard}))`;
+  const waitedMs = sql<string | null>`max(extract(epoch from now() - ${jobs.queuedAt}) * 1000) filter (where ${waits})`;
+  const rows = await db
+    .select({
+      selector: jobs.selector,
+      waitedMs,
+      queued: sql<string>`count(*) filter (where ${jobs.status} = 'queued')`,
+    })
+    .from(jobs)
+    .where(and(inArray(jobs.status, ["queued", "running"]), isNotNull(jobs.selector)))
+    .groupBy(jobs.selector)
+    .orderBy(sql`${waitedMs} desc nulls last`);
+  return rows.map(({ selector, waitedMs: ms, queued }) => {
+    return { selector: selector ?? "", waitedMs: ms === null ? null : Number(ms), queued: Number(queued) };
+  });
+}
+
+export async function claimJob(tx: Database, id: string, entry: string, claimant: Claimant): Promise<JobRow | null> {
+  const { worker, canDo, enqueue } = claimant;
   const [row] = await tx.select().from(jobs).where(eq(jobs.id, id)).for("update");
   if (!row || row.queueEntry !== entry) return null;
   if (row.status === "running" && (await interrupted(tx, row)).status === "failed") return null;
   if (row.status !== "running" && row.status !== "queued") return null;
   if (row.control === "cancel") return (await endUnrun(tx, row), null);
+  if (!canDo(row)) return (await moveOn(tx, row, enqueue), null);
   const claimed = await changeJob(tx, id, {
     status: "running",
     attempts: row.attempts + 1,
@@ -37,6 +74,13 @@ export async function claimJob(tx: Database, id: string, entry: string, worker: 
   });
   await addEvents(tx, id, [statusEvent(claimed, { worker })]);
   return { ...claimed, request: (await readPayload(tx, id)) ?? claimed.request };
+}
+
+/** A job whose backend was pinned since its entry was written waits for a worker that has it. */
+async function moveOn(tx: Database, row: FullRow, enqueue: Enqueue): Promise<void> {
+  const queued = await changeJob(tx, row.id, queuedFields);
+  await addEvents(tx, row.id, [statusEvent(queued, { reason: `it waits for a worker with ${row.backend}` })]);
+  await enqueueJob(tx, queued, enqueue, 0);
 }
 
 /** A cancel that reached a worker which died before it obeyed. */
@@ -81,4 +125,19 @@ export async function recoverJobs(db: Database, enqueue: Enqueue): Promise<strin
     });
   }
   return unfinished.filter((row) => row.status === "running").map((row) => row.id);
+}
+
+/** See JobWriter.adopt. */
+export async function adoptJobs(db: Database, enqueue: Enqueue): Promise<void> {
+  const strays = and(eq(jobs.status, "queued"), isNull(jobs.selector));
+  for (const { id } of await db.select({ id: jobs.id }).from(jobs).where(strays).orderBy(jobs.createdAt, jobs.id)) {
+    await db.transaction(async (tx) => {
+      const [row] = await tx
+        .select()
+        .from(jobs)
+        .where(and(eq(jobs.id, id), strays))
+        .for("update");
+      if (row) await enqueueJob(tx, row, enqueue, 0);
+    });
+  }
 }

@@ -26,18 +26,38 @@ export interface TransactionHandle {
   };
 }
 
-/** Writes the queue entry of a job within a transaction. @returns the entry's id */
+/** What decides which queue a job waits in. */
+export type QueuedJob = Pick<JobRow, "kind" | "request" | "backend" | "needsBytes">;
+
+/** Writes the queue entry of a job within a transaction. @returns the entry's id and the queue that it is in */
 export type Enqueue = (
   handle: TransactionHandle,
-  job: { id: string; kind: string; request?: JsonObject },
+  job: QueuedJob & { readonly id: string },
   delayMs: number,
-) => Promise<string>;
+) => Promise<{ readonly entry: string; readonly selector: string }>;
+
+/** A queue with jobs that wait or run. */
+export interface WaitingQueue {
+  readonly selector: string;
+  /** How long the job that waits longest has waited, ms; null where none does: some run, or are not yet due. */
+  readonly waitedMs: number | null;
+  /** Jobs in it that are queued. */
+  readonly queued: number;
+}
+
+/** Who claims a job, and whether it can do one that stands so; what it cannot do is queued where others look. */
+export interface Claimant {
+  readonly worker: string;
+  readonly canDo: (job: QueuedJob) => boolean;
+  readonly enqueue: Enqueue;
+}
 
 export interface NewJob {
   readonly kind: string;
   readonly request: JsonObject;
   readonly maxAttempts: number;
   readonly backend: string | null;
+  readonly needsBytes: number | null;
   /** Checkpoints and datasets that must stay until the job ends. */
   readonly checkpoints: readonly string[];
   readonly datasets: readonly string[];
@@ -78,8 +98,13 @@ export class LostClaimError extends Error {
 export interface JobWriter {
   countQueued(): Promise<number>;
   insert(job: NewJob, enqueue: Enqueue): Promise<JobRow>;
-  /** @returns the job as the new attempt finds it, or null where the entry is stale or the job has ended. */
-  claim(id: string, entry: string, worker: string): Promise<JobRow | null>;
+  /**
+   * Every queue that may hold something to take, the one whose oldest job waits longest first. A job whose worker
+   * is lost waits too.
+   */
+  waiting(): Promise<readonly WaitingQueue[]>;
+  /** @returns the job as the new attempt finds it; null where the entry is stale, or others must do the job. */
+  claim(id: string, entry: string, claimant: Claimant): Promise<JobRow | null>;
   /** @throws LostClaimError */
   append(claim: Claim, events: readonly NewEvent[], progress: JobProgress | null): Promise<void>;
   /** Pins the backend at the first attempt, so that a resumed run computes as it began. @throws LostClaimError */
@@ -121,4 +146,8 @@ export interface JobWriter {
    * every queued one gets a fresh entry. @returns ids of the interrupted ones
    */
   recover(enqueue: Enqueue): Promise<readonly string[]>;
+  /** Gives queued jobs of a version without selectors their entries. */
+  adopt(enqueue: Enqueue): Promise<void>;
+  /** Jobs that may be queued again: what `recover` and `adopt` will enqueue. */
+  unfinished(): Promise<readonly QueuedJob[]>;
 }

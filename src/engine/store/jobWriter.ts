@@ -3,7 +3,7 @@
  * so that none of them can be without the others. States: queued -> running -> succeeded | failed |
  * cancelled | paused, and back to queued by retry, release and resume. What a user asks is in jobControl.ts.
  */
-import { and, eq, sql } from "drizzle-orm";
+import { and, eq, inArray, sql } from "drizzle-orm";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { TrainingState } from "../../ops/events.ts";
 import type { BlobPath } from "./blobs.ts";
@@ -15,7 +15,7 @@ import { holdDataset, insertDataset } from "./datasets.ts";
 import { insertResults } from "./evaluations.ts";
 import { newId } from "./ids.ts";
 import { createJobControl } from "./jobControl.ts";
-import { claimJob, enqueueJob, recoverJobs } from "./jobClaims.ts";
+import { adoptJobs, claimJob, enqueueJob, recoverJobs, waitingQueues } from "./jobClaims.ts";
 import { addEvents, changeOwned, endedFields, queuedFields, statusEvent, touchOwned } from "./jobRows.ts";
 import type { Claim, Enqueue, JobOutcome, JobWriter, NewJob } from "./jobTypes.ts";
 import { dropLeftovers, keepPart, keepPayload, readParts, splitRequest } from "./jobPayloads.ts";
@@ -37,7 +37,8 @@ export function createJobWriter(db: Database, blobPath: BlobPath, changes: Chang
       changes.notify(row.id);
       return row;
     },
-    claim: (id, entry, worker) => write(id, (tx) => claimJob(tx, id, entry, worker)),
+    waiting: () => waitingQueues(db),
+    claim: (id, entry, claimant) => write(id, (tx) => claimJob(tx, id, entry, claimant)),
     append: (claim, events, progress) =>
       write(claim.id, async (tx) => {
         await touchOwned(tx, claim, progress === null ? {} : { progress });
@@ -91,6 +92,12 @@ export function createJobWriter(db: Database, blobPath: BlobPath, changes: Chang
     },
     ...createJobControl(db, changes),
     recover: (enqueue) => recoverJobs(db, enqueue),
+    adopt: (enqueue) => adoptJobs(db, enqueue),
+    unfinished() {
+      const { kind, request, backend, needsBytes } = jobs;
+      const open = inArray(jobs.status, ["queued", "running", "paused"]);
+      return db.select({ kind, request, backend, needsBytes }).from(jobs).where(open);
+    },
   };
 }
 
@@ -103,11 +110,11 @@ async function insertJob(tx: Database, job: NewJob, enqueue: Enqueue): Promise<J
   const createdAt = new Date();
   const asked = evaluation === null ? job.request : { ...job.request, evaluation };
   const { shown: request, whole } = splitRequest(asked);
-  const { kind, maxAttempts, backend } = job;
+  const { kind, maxAttempts, backend, needsBytes } = job;
   const [row] = await tx
     .insert(jobs)
     .values({
-      ...{ id, kind, request, maxAttempts, backend, createdAt },
+      ...{ id, kind, request, maxAttempts, backend, needsBytes, createdAt },
       ...{ status: "queued", progress: { fraction: 0 }, attempts: 0, failures: 0, lastSeq: 0, version: 1 },
     })
     .returning();

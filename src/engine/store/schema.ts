@@ -20,7 +20,7 @@ import {
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { TrainingState } from "../../ops/events.ts";
 import type { CheckpointManifest, DatasetManifest, JsonObject, JsonValue } from "../../ops/manifest.ts";
-import type { JobProgress, JobStatus, Relation, SampleLog, StoredResponse } from "./types.ts";
+import type { JobProgress, JobStatus, Relation, SampleLog, StoredResponse, WorkerBackend } from "./types.ts";
 
 const time = (name: string) => timestamp(name, { withTimezone: true, precision: 3, mode: "date" });
 const count = (name: string) => bigint(name, { mode: "number" });
@@ -127,8 +127,14 @@ export const jobs = pgTable(
     resume: json("resume").$type<TrainingState>(),
     backend: text("backend"),
     worker: text("worker"),
+    /** Memory that its model takes, about; null where that is not known or does not matter. */
+    needsBytes: count("needs_bytes"),
     /** The queue entry that may start this job; any other is stale. */
     queueEntry: text("queue_entry"),
+    /** The queue of that entry; which workers look into it is the queue's affair (jobs/selector.ts). */
+    selector: text("selector"),
+    /** From when on the entry may be taken: what waits is ordered by it, across all queues. */
+    queuedAt: time("queued_at"),
     lastSeq: integer("last_seq").notNull(),
     version: integer("version").notNull(),
     createdAt: time("created_at").notNull(),
@@ -138,6 +144,7 @@ export const jobs = pgTable(
   (table) => [
     index("jobs_created").on(table.createdAt, table.id),
     index("jobs_status").on(table.status, table.createdAt),
+    index("jobs_waiting").on(table.status, table.selector, table.queuedAt),
   ],
 );
 
@@ -256,13 +263,20 @@ export const idempotency = pgTable(
   (table) => [primaryKey({ columns: [table.key, table.scope] }), index("idempotency_created").on(table.createdAt)],
 );
 
+/** Heartbeats are the one time that the database's clock gives: workers on several machines are compared by it. */
 export const workers = pgTable("workers", {
   id: text("id").primaryKey(),
   hostname: text("hostname").notNull(),
   pid: integer("pid").notNull(),
-  backends: json("backends").$type<JsonObject>().notNull(),
-  currentJob: text("current_job"),
   embedded: boolean("embedded").notNull(),
+  backends: json("backends").$type<WorkerBackend[]>().notNull(),
+  memoryBytes: count("memory_bytes").notNull(),
+  /** What it has at hand that some jobs need. */
+  needs: json("needs").$type<string[]>().notNull(),
+  /** Lane -> jobs at once. */
+  places: json("places").$type<Record<string, number>>().notNull(),
+  /** Lane -> ids of the jobs that it runs. */
+  running: json("running").$type<Record<string, string[]>>().notNull(),
   startedAt: time("started_at").notNull(),
   heartbeatAt: time("heartbeat_at").notNull(),
 });

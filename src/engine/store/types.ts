@@ -104,6 +104,12 @@ export interface JobRow {
   readonly resume: TrainingState | null;
   readonly backend: string | null;
   readonly worker: string | null;
+  /** Memory that its model takes, about; null where that is not known or does not matter. */
+  readonly needsBytes: number | null;
+  /** The queue it waits in (jobs/selector.ts). */
+  readonly selector: string | null;
+  /** From when on it may be taken. */
+  readonly queuedAt: Date | null;
   readonly version: number;
   readonly createdAt: Date;
   readonly startedAt: Date | null;
@@ -126,14 +132,34 @@ export interface KeyRow {
   readonly lastUsedAt: Date | null;
 }
 
+/** A backend as a worker's probe found it. */
+export interface WorkerBackend {
+  readonly name: string;
+  readonly preference: number;
+  readonly available: boolean;
+  readonly reason: string | null;
+  readonly device: string | null;
+  /** What a model and its activations may take on it; null when unknown. */
+  readonly memoryBytes: number | null;
+}
+
 export interface WorkerRow {
   readonly id: string;
   readonly hostname: string;
   readonly pid: number;
-  readonly backends: JsonObject;
-  readonly currentJob: string | null;
+  readonly backends: readonly WorkerBackend[];
+  /** Resident memory that one of its compute processes may take. */
+  readonly memoryBytes: number;
+  /** What it has at hand that some jobs need (jobs/selector.ts). */
+  readonly needs: readonly string[];
+  /** Lane -> jobs at once. */
+  readonly places: Readonly<Record<string, number>>;
+  /** Lane -> ids of the jobs that it runs. */
+  readonly running: Readonly<Record<string, readonly string[]>>;
   readonly startedAt: Date;
   readonly heartbeatAt: Date;
+  /** Lost: silent for so long that others may take its jobs. */
+  readonly state: "alive" | "lost";
 }
 
 /** Newest first. `after` is the opaque cursor of the page before. */
@@ -237,6 +263,7 @@ export interface IdempotencyStore {
 }
 
 export interface WorkerStore {
+  /** The latest first; lost ones stay for a while. */
   list(): Promise<readonly WorkerRow[]>;
 }
 

@@ -7,6 +7,7 @@ import { CodedError } from "../../../src/ops/errors.ts";
 import type { ImportRequest } from "../../../src/engine/jobs/requests.ts";
 import { openEntryQueue } from "../../../src/engine/jobs/entries.ts";
 import type { Handler } from "../../../src/engine/jobs/handler.ts";
+import { formatSelector, selectorOf } from "../../../src/engine/jobs/selector.ts";
 import { createLog } from "../../../src/engine/log.ts";
 import { openDatabase } from "../../../src/engine/store/client.ts";
 import { createStore } from "../../../src/engine/store/store.ts";
@@ -191,15 +192,17 @@ for (const kind of ["pglite", "postgres"] as const) {
       const client = await openDatabase({ databaseUrl, dataDir, maxConnections: 4, onError: () => undefined });
       const entries = await openEntryQueue(client.queueConnection, createLog("silent"));
       const store = createStore(client, () => dataDir);
+      await entries.open(jobOf());
+      const selector = formatSelector(selectorOf(jobOf()));
       const broken = store.work.insert(jobOf(), async (handle, job, delayMs) => {
         await entries.enqueue(handle, job, delayMs);
         throw new Error("power cut");
       });
       await assert.rejects(broken, /power cut/);
       assert.equal((await store.jobs.list({ limit: 10 })).rows.length, 0);
-      assert.equal(await entries.take("compute"), null);
+      assert.equal(await entries.take(selector), null);
       const { id } = await store.work.insert(jobOf(), entries.enqueue);
-      assert.equal((await entries.take("compute"))?.job, id);
+      assert.equal((await entries.take(selector))?.job, id);
       await entries.close();
       await client.close();
       await postgres?.stop();

@@ -8,7 +8,7 @@ import type { TrainingState } from "../../../src/ops/events.ts";
 import type { TensorRef } from "../../../src/ops/tensor.ts";
 import type { NewBlob } from "../../../src/ops/events.ts";
 import { blobPath } from "../../../src/engine/checkpoint/blobs.ts";
-import type { Enqueue, NewJob } from "../../../src/engine/store/jobTypes.ts";
+import type { Claimant, Enqueue, NewJob } from "../../../src/engine/store/jobTypes.ts";
 import type { NewCheckpoint } from "../../../src/engine/store/types.ts";
 
 export function temporaryFolder(): string {
@@ -79,6 +79,7 @@ export function jobOf(more: Partial<NewJob> = {}): NewJob {
     request: {},
     maxAttempts: 3,
     backend: null,
+    needsBytes: null,
     checkpoints: [],
     datasets: [],
     evaluation: null,
@@ -92,7 +93,12 @@ export function fakeEntries(): { enqueue: Enqueue; last(): string; delays: numbe
   const delays: number[] = [];
   const enqueue: Enqueue = (_handle, _job, delayMs) => {
     delays.push(delayMs);
-    return Promise.resolve(`entry${++count}`);
+    return Promise.resolve({ entry: `entry${++count}`, selector: "compute.auto.0.nothing" });
   };
   return { enqueue, delays, last: () => `entry${count}` };
+}
+
+/** A worker that can do everything. */
+export function claimant(worker: string): Claimant {
+  return { worker, canDo: () => true, enqueue: fakeEntries().enqueue };
 }

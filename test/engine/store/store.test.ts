@@ -10,7 +10,16 @@ import { pointToJson } from "../../../src/engine/store/curve.ts";
 import { LostClaimError } from "../../../src/engine/store/jobTypes.ts";
 import { createStore, type EngineStore } from "../../../src/engine/store/store.ts";
 import { needsPostgres, startPostgres, type TestPostgres } from "../../helpers/postgres.ts";
-import { checkpointOf, datasetManifestOf, fakeEntries, jobOf, putBlob, stateOf, temporaryFolder } from "./fixtures.ts";
+import {
+  checkpointOf,
+  datasetManifestOf,
+  claimant,
+  fakeEntries,
+  jobOf,
+  putBlob,
+  stateOf,
+  temporaryFolder,
+} from "./fixtures.ts";
 
 const failsWith = (code: ErrorCode) => (error: unknown) => error instanceof CodedError && error.code === code;
 
@@ -184,7 +193,7 @@ for (const kind of ["pglite", "postgres"] as const) {
       const shown = await store.jobs.get(id);
       assert.ok(JSON.stringify(shown.request).length < 5_000);
       assert.equal(shown.request["name"], "n");
-      const claimed = await store.work.claim(id, entries.last(), "w");
+      const claimed = await store.work.claim(id, entries.last(), claimant("w"));
       assert.deepEqual(claimed?.request, request);
       await store.work.stop({ id, attempt: 1 }, "cancelled");
     });
@@ -192,24 +201,26 @@ for (const kind of ["pglite", "postgres"] as const) {
     test("of many claims on one entry exactly one wins, and a stale entry never does", async () => {
       const entries = fakeEntries();
       const job = await store.work.insert(jobOf(), entries.enqueue);
-      assert.equal(await store.work.claim(job.id, "another entry", "w"), null);
-      const claimed = await store.work.claim(job.id, entries.last(), "w1");
+      assert.equal(await store.work.claim(job.id, "another entry", claimant("w")), null);
+      const claimed = await store.work.claim(job.id, entries.last(), claimant("w1"));
       assert.equal(claimed?.status, "running");
       assert.equal(claimed?.attempts, 1);
       await store.work.stop({ id: job.id, attempt: 1 }, "paused");
       const resumed = await store.work.resume(job.id, entries.enqueue);
       assert.equal(resumed.status, "queued");
-      const race = await Promise.all(Array.from({ length: 6 }, () => store.work.claim(job.id, "entry1", "w")));
+      const race = await Promise.all(
+        Array.from({ length: 6 }, () => store.work.claim(job.id, "entry1", claimant("w"))),
+      );
       assert.deepEqual(race, [null, null, null, null, null, null]);
-      const next = await store.work.claim(job.id, entries.last(), "w2");
+      const next = await store.work.claim(job.id, entries.last(), claimant("w2"));
       assert.equal(next?.attempts, 2);
     });
 
     test("an attempt that was taken over can write nothing more", async () => {
       const entries = fakeEntries();
       const { id } = await store.work.insert(jobOf(), entries.enqueue);
-      await store.work.claim(id, entries.last(), "w1");
-      const taken = await store.work.claim(id, entries.last(), "w2"); // delivered again: w1 was given up
+      await store.work.claim(id, entries.last(), claimant("w1"));
+      const taken = await store.work.claim(id, entries.last(), claimant("w2")); // delivered again: w1 was given up
       assert.equal(taken?.attempts, 2);
       const old = { id, attempt: 1 };
       const blob = putBlob(blobDir, "fenced");
@@ -230,9 +241,9 @@ for (const kind of ["pglite", "postgres"] as const) {
     test("a job whose worker is lost again and again fails, naming the cause", async () => {
       const entries = fakeEntries();
       const { id } = await store.work.insert(jobOf({ maxAttempts: 2 }), entries.enqueue);
-      await store.work.claim(id, entries.last(), "w");
-      assert.notEqual(await store.work.claim(id, entries.last(), "w"), null);
-      assert.equal(await store.work.claim(id, entries.last(), "w"), null);
+      await store.work.claim(id, entries.last(), claimant("w"));
+      assert.notEqual(await store.work.claim(id, entries.last(), claimant("w")), null);
+      assert.equal(await store.work.claim(id, entries.last(), claimant("w")), null);
       const row = await store.jobs.get(id);
       assert.equal(row.status, "failed");
       assert.equal(row.error?.code, "compute_crashed");
@@ -244,14 +255,14 @@ for (const kind of ["pglite", "postgres"] as const) {
       const { id } = await store.work.insert(jobOf({ maxAttempts: 2 }), entries.enqueue);
       const error = { code: "compute_crashed", message: "it died" } as const;
       const delay = (failures: number): number => failures * 1000;
-      await store.work.claim(id, entries.last(), "w");
+      await store.work.claim(id, entries.last(), claimant("w"));
       assert.equal((await store.work.retry({ id, attempt: 1 }, error, delay, entries.enqueue)).status, "queued");
       assert.equal(entries.delays.at(-1), 1000);
-      await store.work.claim(id, entries.last(), "w");
+      await store.work.claim(id, entries.last(), claimant("w"));
       const blob = putBlob(blobDir, "resume point");
       await store.work.save({ id, attempt: 2 }, stateOf(3, blob), [blob], null);
       assert.equal((await store.work.retry({ id, attempt: 2 }, error, delay, entries.enqueue)).status, "queued");
-      const again = await store.work.claim(id, entries.last(), "w");
+      const again = await store.work.claim(id, entries.last(), claimant("w"));
       assert.equal(again?.resume?.step, 3);
       const failed = await store.work.retry({ id, attempt: 3 }, error, delay, entries.enqueue);
       assert.equal(failed.status, "failed");
@@ -261,7 +272,7 @@ for (const kind of ["pglite", "postgres"] as const) {
     test("a resume point's blobs are kept by its job, until the job ends", async () => {
       const entries = fakeEntries();
       const { id } = await store.work.insert(jobOf(), entries.enqueue);
-      await store.work.claim(id, entries.last(), "w");
+      await store.work.claim(id, entries.last(), claimant("w"));
       const [first, second] = [putBlob(blobDir, "state 1"), putBlob(blobDir, "state 2")];
       const removed: string[] = [];
       const sweep = async () => {
@@ -292,7 +303,7 @@ for (const kind of ["pglite", "postgres"] as const) {
     test("events are numbered from 1 without gaps, also when many write at once", async () => {
       const entries = fakeEntries();
       const { id } = await store.work.insert(jobOf(), entries.enqueue);
-      await store.work.claim(id, entries.last(), "w");
+      await store.work.claim(id, entries.last(), claimant("w"));
       const claim = { id, attempt: 1 };
       const log = (n: number) =>
         store.work.append(
@@ -320,7 +331,7 @@ for (const kind of ["pglite", "postgres"] as const) {
     test("the curve has one point per step: of a step made twice the later, validation joined to its step", async () => {
       const entries = fakeEntries();
       const { id } = await store.work.insert(jobOf(), entries.enqueue);
-      await store.work.claim(id, entries.last(), "w");
+      await store.work.claim(id, entries.last(), claimant("w"));
       const point = (step: number, loss: number | null, validationLoss: number | null = null) => ({
         type: "metrics" as const,
         data: pointToJson({
@@ -354,10 +365,10 @@ for (const kind of ["pglite", "postgres"] as const) {
       const entries = fakeEntries();
       const queued = await store.work.insert(jobOf(), entries.enqueue);
       assert.equal((await store.work.pause(queued.id)).status, "paused");
-      assert.equal(await store.work.claim(queued.id, entries.last(), "w"), null);
+      assert.equal(await store.work.claim(queued.id, entries.last(), claimant("w")), null);
       assert.equal((await store.work.resume(queued.id, entries.enqueue)).status, "queued");
       await assert.rejects(store.work.resume(queued.id, entries.enqueue), failsWith("conflict"));
-      await store.work.claim(queued.id, entries.last(), "w");
+      await store.work.claim(queued.id, entries.last(), claimant("w"));
       assert.equal((await store.work.pause(queued.id)).control, "pause");
       assert.equal((await store.work.cancel(queued.id)).control, "cancel");
       await assert.rejects(store.work.pause(queued.id), failsWith("conflict"));
@@ -373,7 +384,7 @@ for (const kind of ["pglite", "postgres"] as const) {
       const entries = fakeEntries();
       const make = async () => {
         const { id } = await store.work.insert(jobOf(), entries.enqueue);
-        await store.work.claim(id, entries.last(), "dead");
+        await store.work.claim(id, entries.last(), claimant("dead"));
         return id;
       };
       const [running, pausing, cancelling] = [await make(), await make(), await make()];
@@ -399,7 +410,7 @@ for (const kind of ["pglite", "postgres"] as const) {
         );
         const evaluation = String((job.request as { evaluation?: string }).evaluation);
         assert.equal((await store.evaluations.get(evaluation)).status, "queued");
-        await store.work.claim(job.id, entries.last(), "w");
+        await store.work.claim(job.id, entries.last(), claimant("w"));
         const result = { task: "arc_easy", taskVersion: "1", numDocs: 3, metrics: { "acc,none": accuracy } };
         const samples = { ...putBlob(blobDir, `samples ${accuracy}`), numSamples: 3 };
         const results = [{ ...result, higherIsBetter: {}, datasetDigest: "f", settings: {}, samples }];

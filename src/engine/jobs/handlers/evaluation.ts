@@ -21,7 +21,7 @@ export const evaluation: Handler<"evaluation"> = async (request, context) => {
   const { evaluation: id } = request;
   invariant(id !== undefined, "the queue gave the evaluation a row");
   const row = await store.checkpoints.get(request.checkpoint);
-  const backend = await pinBackend(request.backend ?? null, context);
+  const backend = await pinBackend(context);
   const tasks = await dataOf(request, context);
   if (tasks === null) return "stopped";
   const work = planEvaluation(request, {

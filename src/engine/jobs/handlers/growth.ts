@@ -10,7 +10,7 @@ import type { CompareResult } from "../../backends/work.ts";
 import { blobLocation } from "../../checkpoint/blobs.ts";
 import { checkpointDigest } from "../../checkpoint/digest.ts";
 import type { CheckpointRow } from "../../store/types.ts";
-import { pickBackend, pinBackend } from "../backendChoice.ts";
+import { pinBackend } from "../backendChoice.ts";
 import type { FittedGrowth } from "../fitGrowth.ts";
 import { fitDataset, fitReceipt, planFit, type FitOutcome } from "../fitPlan.ts";
 import type { BuiltTensors } from "../growTensors.ts";
@@ -18,6 +18,7 @@ import { assertPreserved, buildsTensors, grownManifest } from "../growthPlan.ts"
 import { growthFields, growthReceipt, type Verification } from "../growthPlan.ts";
 import type { Handler, HandlerContext } from "../handler.ts";
 import type { GrowthRequest } from "../requests.ts";
+import { backendFor } from "../selector.ts";
 import { collect, ownBlobs } from "./collect.ts";
 
 /** The probe batch of a measurement. */
@@ -80,7 +81,7 @@ async function fitNew(
   const { store, settings, job } = context;
   const dataset = await store.datasets.resolve(await store.datasets.get(fitDataset(plan) ?? ""));
   const work = planFit({ request, plan, base, source, dataset, job, settings });
-  const backend = await pinBackend(plan.fit?.settings.backend ?? null, context);
+  const backend = await pinBackend(context);
   const events = context.compute({ kind: "fit", backend, work });
   const made = await collect<FittedGrowth>(events, context, async ({ state, blobs }) => {
     await context.save(state, blobs, null);
@@ -120,7 +121,8 @@ async function verify(
   const { config } = models.source.manifest;
   const sourceParameters = plan.numParameters - plan.numNewParameters;
   const neededBytes = (plan.numParameters + sourceParameters) * probeBytesPerParameter;
-  const backend = await pickBackend(null, context.settings);
+  const backend = backendFor({ lane: "prepare", backend: "auto", sizeClass: 0, need: "nothing" }, context.backends);
+  if (backend === null) return { skipped: "no backend is available where the growth ran" };
   const availableBytes = Math.min(context.settings.computeMemoryBytes, backend.memoryBytes ?? Infinity);
   if (neededBytes > availableBytes) {
     return { skipped: `both models need about ${neededBytes} bytes of memory; ${availableBytes} are available` };

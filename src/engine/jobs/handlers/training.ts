@@ -28,7 +28,7 @@ export const training: Handler<"training"> = async (request, context) => {
     saveEveryMs: settings.saveEveryMs,
     memoryBytes: settings.computeMemoryBytes,
   });
-  const backend = await pinBackend(request.backend ?? null, context);
+  const backend = await pinBackend(context);
   const keepOptimizer = work.keepOptimizerState;
   const made = await collect<TrainResult>(context.compute({ kind: "train", backend, work }), context, async (event) => {
     const { state, blobs, publish } = event;

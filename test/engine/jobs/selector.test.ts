@@ -1,0 +1,144 @@
+/** Which workers may run a job: selectors are words, sizes count, and a reason is given where none will do. */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import fc from "fast-check";
+import type { JsonObject } from "../../../src/ops/manifest.ts";
+import * as selectors from "../../../src/engine/jobs/selector.ts";
+import { waitingReason } from "../../../src/engine/jobs/waiting.ts";
+import type { QueuedJob } from "../../../src/engine/store/jobTypes.ts";
+import type { JobRow, WorkerBackend, WorkerRow } from "../../../src/engine/store/types.ts";
+
+const { backendFor, bytesOf, canServe, formatSelector, parseSelector, pickBackend, selectorOf } = selectors;
+const gib = 2 ** 30;
+
+function backend(name: string, preference: number, memoryBytes: number | null, available = true): WorkerBackend {
+  return { name, preference, available, reason: available ? null : "no adapter", device: "d", memoryBytes };
+}
+
+const cpuOnly = [backend("cpu", 0, 8 * gib), backend("wasm", 10, 4 * gib)];
+const withGpu = [...cpuOnly, backend("webgpu", 30, 16 * gib)];
+
+function job(kind: string, request: JsonObject = {}, more: Partial<QueuedJob> = {}): QueuedJob {
+  return { kind, request, backend: null, needsBytes: null, ...more };
+}
+
+function worker(backends: readonly WorkerBackend[], more: Partial<WorkerRow> = {}): WorkerRow {
+  return {
+    ...{ id: "w", hostname: "h", pid: 1, backends, memoryBytes: gib, needs: ["files", "benchmarks"] },
+    ...{ places: { compute: 1, prepare: 1 }, running: { compute: [], prepare: [] } },
+    ...{ startedAt: new Date(), heartbeatAt: new Date(), state: "alive", ...more },
+  };
+}
+
+function queued(asked: QueuedJob, more: Partial<JobRow> = {}): JobRow {
+  const row = {
+    ...asked,
+    status: "queued",
+    selector: formatSelector(selectorOf(asked)),
+    queuedAt: new Date(),
+    ...more,
+  };
+  return row as JobRow;
+}
+
+describe("selectors", () => {
+  test("say what kind of place a job needs, and nothing more", () => {
+    const named = (asked: QueuedJob) => formatSelector(selectorOf(asked));
+    assert.equal(named(job("training", { backend: "webgpu" })), "compute.webgpu.0.nothing");
+    assert.equal(named(job("training")), "compute.auto.0.nothing");
+    assert.equal(named(job("training", { backend: "auto" }, { backend: "wasm" })), "compute.wasm.0.nothing");
+    assert.equal(named(job("training", {}, { needsBytes: 4 * gib })), "compute.auto.256.nothing");
+    assert.equal(named(job("evaluation")), "compute.auto.0.benchmarks");
+    assert.equal(named(job("growth")), "prepare.-.0.nothing");
+    assert.equal(named(job("growth", { operator: "learn", params: { backend: "cpu" } })), "compute.cpu.0.nothing");
+    assert.equal(named(job("checkpoint_import", { source: { type: "random" } })), "prepare.-.0.nothing");
+    assert.equal(named(job("checkpoint_import", { source: { type: "upload" } })), "prepare.-.0.files");
+    assert.equal(named(job("dataset_build", { source: { type: "directory" } })), "prepare.-.0.files");
+  });
+
+  test("are read as they were written, and any other text is none", () => {
+    const some = fc.record({
+      lane: fc.constantFrom("compute" as const, "prepare" as const),
+      backend: fc.constantFrom(null, "auto", "wasm", "tfjs-webgpu"),
+      sizeClass: fc.nat(400),
+      need: fc.constantFrom("nothing" as const, "files" as const, "benchmarks" as const),
+    });
+    fc.assert(fc.property(some, (one) => assert.deepEqual(parseSelector(formatSelector(one)), one)));
+    for (const text of [
+      "",
+      "compute",
+      "compute.auto.x.nothing",
+      "compute.auto.0.nothing.more",
+      "jobs.compute.auto.0.files",
+    ])
+      assert.equal(parseSelector(text), null, text);
+  });
+
+  test("never promise less memory than asked for, and at most a tenth more", () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 2, max: 2 ** 50 }), (needsBytes) => {
+        const bytes = bytesOf(selectorOf(job("training", {}, { needsBytes }))) ?? 0;
+        assert.ok(bytes >= needsBytes * (1 - 1e-12) && bytes <= needsBytes * 1.1, `${bytes} for ${needsBytes}`);
+      }),
+    );
+  });
+});
+
+describe("a worker", () => {
+  const auto = (needsBytes: number) => selectorOf(job("training", {}, { needsBytes }));
+  test("takes for `auto` the most preferred backend that is available and large enough", () => {
+    assert.equal(backendFor(auto(gib), withGpu)?.name, "webgpu");
+    assert.equal(backendFor(auto(gib), cpuOnly)?.name, "wasm");
+    assert.equal(backendFor(auto(6 * gib), cpuOnly)?.name, "cpu");
+    assert.equal(backendFor(auto(9 * gib), withGpu)?.name, "webgpu");
+    assert.equal(backendFor(auto(17 * gib), withGpu), null);
+    assert.equal(backendFor(auto(gib), [backend("webgpu", 30, null, false), ...cpuOnly])?.name, "wasm");
+    assert.equal(backendFor(auto(900 * gib), [backend("webgpu", 30, null)])?.name, "webgpu");
+  });
+
+  test("serves a named backend only where it has it, and files only where they are at hand", () => {
+    const named = selectorOf(job("training", { backend: "webgpu" }));
+    assert.equal(canServe(named, worker(cpuOnly)), false);
+    assert.equal(canServe(named, worker(withGpu)), true);
+    const files = selectorOf(job("checkpoint_import", { source: { type: "directory" } }));
+    assert.equal(canServe(files, worker(withGpu, { needs: [] })), false);
+    assert.equal(canServe(files, worker([])), true);
+  });
+
+  test("that cannot do a job after all says why", () => {
+    const pick = (asked: QueuedJob, backends: readonly WorkerBackend[]) => () =>
+      pickBackend(selectorOf(asked), backends);
+    assert.throws(pick(job("training", { backend: "wasm" }, { needsBytes: 5 * gib }), cpuOnly), {
+      code: "model_too_large",
+      message: /backend wasm: the model needs about \d+ bytes, 4294967296 are there/,
+    });
+    const off = [backend("webgpu", 30, null, false)];
+    const unavailable = { code: "backend_unavailable", message: /webgpu: no adapter/ };
+    assert.throws(pick(job("training", { backend: "webgpu" }), off), unavailable);
+    assert.throws(pick(job("training", { backend: "native" }), off), { message: /not among BACKENDS/ });
+  });
+});
+
+describe("a queued job says why it waits", () => {
+  const onGpu = queued(job("training", { backend: "webgpu" }, { needsBytes: 20 * gib }));
+  const reason = (row: JobRow, ...workers: WorkerRow[]) => waitingReason(row, workers) ?? "";
+  test("for a worker, for a backend, for memory, for files", () => {
+    assert.match(reason(onGpu), /no worker is alive/);
+    assert.match(reason(onGpu, worker(withGpu, { state: "lost" })), /no worker is alive/);
+    assert.match(reason(onGpu, worker(cpuOnly)), /no living worker has backend webgpu; theirs are cpu, wasm/);
+    assert.match(reason(onGpu, worker(withGpu)), /about 214\d+ bytes on backend webgpu; the most .* is 17179869184/);
+    const upload = queued(job("checkpoint_import", { source: { type: "upload" } }));
+    assert.match(reason(upload, worker(cpuOnly, { needs: [] })), /DATA_DIR/);
+  });
+
+  test("for a free place, for a pause between attempts, or not at all", () => {
+    const busy = { running: { compute: ["job_1"], prepare: [] } };
+    const auto = queued(job("training"));
+    assert.match(reason(auto, worker(cpuOnly, busy)), /the one worker that can do it is busy/);
+    assert.match(reason(auto, worker(cpuOnly, busy), worker(withGpu, busy)), /all 2 workers/);
+    assert.equal(waitingReason(auto, [worker(cpuOnly, busy), worker(withGpu)]), null);
+    const later = queued(job("training"), { queuedAt: new Date(Date.now() + 30_000) });
+    assert.match(reason(later, worker(cpuOnly)), /tried again in 30 s/);
+    assert.equal(waitingReason({ ...auto, status: "running" }, []), null);
+  });
+});
