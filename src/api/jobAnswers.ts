@@ -4,7 +4,8 @@
  */
 import type { JobRequests } from "../engine/jobs/requests.ts";
 import type { JobQueue } from "../engine/jobs/types.ts";
-import type { JobRow, JobStore, Store, WorkerRow } from "../engine/store/types.ts";
+import type { JobRow, JobStore, Store } from "../engine/store/types.ts";
+import type { WorkerRow } from "../engine/store/workerTypes.ts";
 import type { JsonReply, Schemas } from "./handlers.ts";
 import { createGate, type Gate } from "./middleware/limits.ts";
 import { presentJob } from "./present.ts";

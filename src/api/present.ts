@@ -13,8 +13,8 @@ import type {
   JobRow,
   KeyRow,
   Page,
-  WorkerRow,
 } from "../engine/store/types.ts";
+import type { WorkerRow } from "../engine/store/workerTypes.ts";
 import type { Schemas } from "./handlers.ts";
 
 /** @returns a page of rows as a list of the contract. */

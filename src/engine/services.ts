@@ -18,7 +18,7 @@ import { createMetrics, type Metrics } from "./metrics.ts";
 import type { Settings } from "./settings.ts";
 import { openDatabase } from "./store/client.ts";
 import { createStore, type EngineStore } from "./store/store.ts";
-import type { WorkerBackend } from "./store/types.ts";
+import type { WorkerBackend } from "./store/workerTypes.ts";
 
 export interface Services {
   readonly settings: Settings;

@@ -5,13 +5,13 @@
 import { CodedError } from "../../ops/errors.ts";
 import { listBackends } from "../backends/index.ts";
 import type { Settings } from "../settings.ts";
-import type { WorkerBackend } from "../store/types.ts";
+import type { WorkerBackend } from "../store/workerTypes.ts";
 import type { HandlerContext } from "./handler.ts";
 import { pickBackend, selectorOf } from "./selector.ts";
 
 type ProbeSettings = Pick<Settings, "backends" | "computeKernels" | "computeThreads">;
 
-/** @returns the backends that may be used here, with what their probes say. @throws backend_unavailable for unknown names */
+/** @returns the backends that may be used here, as probed. @throws backend_unavailable for unknown names */
 export async function probeBackends(settings: ProbeSettings): Promise<WorkerBackend[]> {
   const { backends: allowed, computeKernels: variant, computeThreads: threads } = settings;
   const known = listBackends({ variant, threads });

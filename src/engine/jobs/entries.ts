@@ -1,8 +1,9 @@
 /**
- * The queue's entries: small notes "run job X" that pg-boss delivers at least once, in the order they came, to
- * one process at a time. There is one queue for each selector (selector.ts), made when a job first needs it. What a job is and how it stands is in the store; an entry only makes somebody look.
- * An entry whose holder stops touching it (kill -9, a lost machine) is delivered again after a heartbeat.
- * LISTEN/NOTIFY is not used: polling is simple, and the process that adds an entry wakes its own runner at once.
+ * The queue's entries: small notes "run job X" that pg-boss delivers at least once, in the order they came, to one
+ * process at a time. There is one queue for each selector (selector.ts), made when a job first needs it. What a job
+ * is and how it stands is in the store; an entry only makes somebody look. An entry whose holder stops touching it
+ * (kill -9, a lost machine) is delivered again after a heartbeat. LISTEN/NOTIFY is not used: polling is simple, and
+ * the process that adds an entry wakes its own runner at once.
  */
 import { fromDrizzle, fromPglite, PgBoss, type ConstructorOptions } from "pg-boss";
 import { CodedError } from "../../ops/errors.ts";

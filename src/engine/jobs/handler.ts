@@ -6,7 +6,8 @@ import type { Log } from "../log.ts";
 import type { Settings } from "../settings.ts";
 import type { JobOutcome } from "../store/jobTypes.ts";
 import type { EngineStore } from "../store/store.ts";
-import type { CheckpointRow, JobRow, NewCheckpoint, WorkerBackend } from "../store/types.ts";
+import type { CheckpointRow, JobRow, NewCheckpoint } from "../store/types.ts";
+import type { WorkerBackend } from "../store/workerTypes.ts";
 import type { ComputeRequest } from "./computeProtocol.ts";
 import type { JobKind, JobRequests } from "./requests.ts";
 

@@ -9,7 +9,7 @@
 import { CodedError } from "../../ops/errors.ts";
 import type { JsonObject } from "../../ops/manifest.ts";
 import type { QueuedJob } from "../store/jobTypes.ts";
-import type { WorkerBackend, WorkerRow } from "../store/types.ts";
+import type { WorkerBackend, WorkerRow } from "../store/workerTypes.ts";
 import type { JobKind } from "./requests.ts";
 
 /** Jobs of one lane wait for each other; a growth never waits for a training. */
@@ -119,8 +119,9 @@ export function pickBackend(selector: Selector, backends: readonly WorkerBackend
   const large = named.filter(({ available }) => available);
   if (large.length > 0) {
     const most = Math.max(...large.map(({ memoryBytes }) => memoryBytes ?? 0));
-    const message = `backend ${asked}: the model needs about ${bytesOf(selector)} bytes, ${most} are there`;
-    throw new CodedError("model_too_large", message, { details: { availableBytes: most } });
+    const needs = Math.round(bytesOf(selector) ?? 0);
+    const message = `backend ${asked}: the model needs about ${needs} bytes, ${most} are there`;
+    throw new CodedError("model_too_large", message, { details: { neededBytes: needs, availableBytes: most } });
   }
   const why = named.map(({ name, reason }) => `${name}: ${reason ?? "no reason given"}`).join("; ");
   throw new CodedError(

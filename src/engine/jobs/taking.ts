@@ -4,7 +4,7 @@
  * free worker has a more preferred backend, the job is left to it for a moment.
  */
 import type { EngineStore } from "../store/store.ts";
-import type { WorkerRow } from "../store/types.ts";
+import type { WorkerRow } from "../store/workerTypes.ts";
 import type { WorkerSelf } from "../store/workers.ts";
 import type { Entry, EntryQueue } from "./entries.ts";
 import { backendFor, canServe, parseSelector, type Lane, type Selector } from "./selector.ts";

@@ -1,6 +1,7 @@
 /** Why a queued job has not begun, in words for whoever waits for it: which workers there are, and what they lack. */
-import type { JobRow, WorkerRow } from "../store/types.ts";
-import { backendFor, bytesOf, canServe, parseSelector, type Selector } from "./selector.ts";
+import type { JobRow } from "../store/types.ts";
+import type { WorkerRow } from "../store/workerTypes.ts";
+import { backendFor, canServe, parseSelector, type Selector } from "./selector.ts";
 
 const maxNamesTold = 10;
 
@@ -13,7 +14,7 @@ export function waitingReason(job: JobRow, workers: readonly WorkerRow[], nowMs 
   const alive = workers.filter(({ state }) => state === "alive");
   if (alive.length === 0) return "no worker is alive; `npm run worker` starts one";
   const able = alive.filter((worker) => canServe(selector, worker));
-  if (able.length === 0) return lacking(selector, alive);
+  if (able.length === 0) return lacking(selector, job.needsBytes, alive);
   const free = able.filter(({ running, places }) => {
     return (running[selector.lane]?.length ?? 0) < (places[selector.lane] ?? 0);
   });
@@ -23,20 +24,18 @@ export function waitingReason(job: JobRow, workers: readonly WorkerRow[], nowMs 
 }
 
 /** What no living worker has. */
-function lacking(selector: Selector, alive: readonly WorkerRow[]): string {
+function lacking(selector: Selector, needsBytes: number | null, alive: readonly WorkerRow[]): string {
   const { backend, need } = selector;
   const anySize = { ...selector, sizeClass: 0 };
   if (backend !== null && !alive.some(({ backends }) => backendFor(anySize, backends))) {
-    const names = new Set(
-      alive.flatMap(({ backends }) => backends.filter((one) => one.available).map(({ name }) => name)),
-    );
-    const told = [...names].slice(0, maxNamesTold).join(", ") || "none";
+    const names = alive.flatMap(({ backends }) => backends.filter((one) => one.available).map(({ name }) => name));
+    const told = [...new Set(names)].slice(0, maxNamesTold).join(", ") || "none";
     return `no living worker has backend ${backend}; theirs are ${told}`;
   }
   if (backend !== null && !alive.some(({ backends }) => backendFor(selector, backends))) {
-    const sizes = alive.map(({ backends }) => backendFor(anySize, backends)?.memoryBytes ?? 0);
-    const bytes = Math.round(bytesOf(selector) ?? 0);
-    return `its model needs about ${bytes} bytes on backend ${backend}; the most that a living worker has is ${Math.max(...sizes)}`;
+    const most = Math.max(...alive.map(({ backends }) => backendFor(anySize, backends)?.memoryBytes ?? 0));
+    const needs = `its model needs about ${Math.round(needsBytes ?? 0)} bytes on backend ${backend}`;
+    return `${needs}; the most that a living worker has is ${most}`;
   }
   const place =
     need === "files" ? "the server's DATA_DIR and IMPORT_ROOTS" : "the files of the benchmarks, and the backend";

@@ -7,12 +7,32 @@ import { and, eq, gt, inArray, isNotNull, isNull, sql } from "drizzle-orm";
 import type { Database } from "./client.ts";
 import { addEvents, changeJob, endedFields, queuedFields, statusEvent } from "./jobRows.ts";
 import { dropLeftovers, readPayload } from "./jobPayloads.ts";
-import type { Claimant, Enqueue, WaitingQueue } from "./jobTypes.ts";
+import type { Claimant, Enqueue, JobWriter, WaitingQueue } from "./jobTypes.ts";
 import { jobs, workers } from "./schema.ts";
 import type { JobRow } from "./types.ts";
 import { lostAfterSeconds } from "./workers.ts";
 
 type FullRow = typeof jobs.$inferSelect;
+
+type Write = <T>(id: string, work: (tx: Database) => Promise<T>) => Promise<T>;
+
+/** @param write runs one transaction and wakes whoever waits for the job */
+export function createJobClaims(
+  db: Database,
+  write: Write,
+): Pick<JobWriter, "waiting" | "claim" | "recover" | "adopt" | "unfinished"> {
+  return {
+    waiting: () => waitingQueues(db),
+    claim: (id, entry, claimant) => write(id, (tx) => claimJob(tx, id, entry, claimant)),
+    recover: (enqueue) => recoverJobs(db, enqueue),
+    adopt: (enqueue) => adoptJobs(db, enqueue),
+    unfinished() {
+      const { kind, request, backend, needsBytes } = jobs;
+      const open = inArray(jobs.status, ["queued", "running", "paused"]);
+      return db.select({ kind, request, backend, needsBytes }).from(jobs).where(open);
+    },
+  };
+}
 
 /** Writes the queue entry and names it in the row. */
 export async function enqueueJob(tx: Database, row: JobRow, enqueue: Enqueue, delayMs: number): Promise<JobRow> {
@@ -28,7 +48,7 @@ export async function enqueueJob(tx: Database, row: JobRow, enqueue: Enqueue, de
 }
 
 /** See JobWriter.waiting. */
-export async function waitingQueues(db: Database): Promise<WaitingQueue[]> {
+async function waitingQueues(db: Database): Promise<WaitingQueue[]> {
   const heard = db
     .select({ one: sql`1` })
     .from(workers)
@@ -56,7 +76,7 @@ export async function waitingQueues(db: Database): Promise<WaitingQueue[]> {
   });
 }
 
-export async function claimJob(tx: Database, id: string, entry: string, claimant: Claimant): Promise<JobRow | null> {
+async function claimJob(tx: Database, id: string, entry: string, claimant: Claimant): Promise<JobRow | null> {
   const { worker, canDo, enqueue } = claimant;
   const [row] = await tx.select().from(jobs).where(eq(jobs.id, id)).for("update");
   if (!row || row.queueEntry !== entry) return null;
@@ -103,7 +123,7 @@ async function interrupted(tx: Database, row: FullRow): Promise<FullRow> {
 }
 
 /** See JobWriter.recover. */
-export async function recoverJobs(db: Database, enqueue: Enqueue): Promise<string[]> {
+async function recoverJobs(db: Database, enqueue: Enqueue): Promise<string[]> {
   const unfinished = await db
     .select({ id: jobs.id, status: jobs.status })
     .from(jobs)
@@ -128,7 +148,7 @@ export async function recoverJobs(db: Database, enqueue: Enqueue): Promise<strin
 }
 
 /** See JobWriter.adopt. */
-export async function adoptJobs(db: Database, enqueue: Enqueue): Promise<void> {
+async function adoptJobs(db: Database, enqueue: Enqueue): Promise<void> {
   const strays = and(eq(jobs.status, "queued"), isNull(jobs.selector));
   for (const { id } of await db.select({ id: jobs.id }).from(jobs).where(strays).orderBy(jobs.createdAt, jobs.id)) {
     await db.transaction(async (tx) => {

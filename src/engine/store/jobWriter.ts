@@ -3,7 +3,7 @@
  * so that none of them can be without the others. States: queued -> running -> succeeded | failed |
  * cancelled | paused, and back to queued by retry, release and resume. What a user asks is in jobControl.ts.
  */
-import { and, eq, inArray, sql } from "drizzle-orm";
+import { and, eq, sql } from "drizzle-orm";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { TrainingState } from "../../ops/events.ts";
 import type { BlobPath } from "./blobs.ts";
@@ -15,7 +15,7 @@ import { holdDataset, insertDataset } from "./datasets.ts";
 import { insertResults } from "./evaluations.ts";
 import { newId } from "./ids.ts";
 import { createJobControl } from "./jobControl.ts";
-import { adoptJobs, claimJob, enqueueJob, recoverJobs, waitingQueues } from "./jobClaims.ts";
+import { createJobClaims, enqueueJob } from "./jobClaims.ts";
 import { addEvents, changeOwned, endedFields, queuedFields, statusEvent, touchOwned } from "./jobRows.ts";
 import type { Claim, Enqueue, JobOutcome, JobWriter, NewJob } from "./jobTypes.ts";
 import { dropLeftovers, keepPart, keepPayload, readParts, splitRequest } from "./jobPayloads.ts";
@@ -37,8 +37,6 @@ export function createJobWriter(db: Database, blobPath: BlobPath, changes: Chang
       changes.notify(row.id);
       return row;
     },
-    waiting: () => waitingQueues(db),
-    claim: (id, entry, claimant) => write(id, (tx) => claimJob(tx, id, entry, claimant)),
     append: (claim, events, progress) =>
       write(claim.id, async (tx) => {
         await touchOwned(tx, claim, progress === null ? {} : { progress });
@@ -91,13 +89,7 @@ export function createJobWriter(db: Database, blobPath: BlobPath, changes: Chang
       return { owned: row !== undefined, control: row?.control ?? null };
     },
     ...createJobControl(db, changes),
-    recover: (enqueue) => recoverJobs(db, enqueue),
-    adopt: (enqueue) => adoptJobs(db, enqueue),
-    unfinished() {
-      const { kind, request, backend, needsBytes } = jobs;
-      const open = inArray(jobs.status, ["queued", "running", "paused"]);
-      return db.select({ kind, request, backend, needsBytes }).from(jobs).where(open);
-    },
+    ...createJobClaims(db, write),
   };
 }
 

@@ -20,7 +20,8 @@ import {
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { TrainingState } from "../../ops/events.ts";
 import type { CheckpointManifest, DatasetManifest, JsonObject, JsonValue } from "../../ops/manifest.ts";
-import type { JobProgress, JobStatus, Relation, SampleLog, StoredResponse, WorkerBackend } from "./types.ts";
+import type { JobProgress, JobStatus, Relation, SampleLog, StoredResponse } from "./types.ts";
+import type { WorkerBackend } from "./workerTypes.ts";
 
 const time = (name: string) => timestamp(name, { withTimezone: true, precision: 3, mode: "date" });
 const count = (name: string) => bigint(name, { mode: "number" });

@@ -14,6 +14,7 @@ import type {
   ResolvedDataset,
 } from "../../ops/manifest.ts";
 import type { EvaluationStore } from "./evaluationTypes.ts";
+import type { WorkerStore } from "./workerTypes.ts";
 
 export type { EvaluationResultRow, EvaluationRow, EvaluationStore, SampleLog, TableResult } from "./evaluationTypes.ts";
 
@@ -132,36 +133,6 @@ export interface KeyRow {
   readonly lastUsedAt: Date | null;
 }
 
-/** A backend as a worker's probe found it. */
-export interface WorkerBackend {
-  readonly name: string;
-  readonly preference: number;
-  readonly available: boolean;
-  readonly reason: string | null;
-  readonly device: string | null;
-  /** What a model and its activations may take on it; null when unknown. */
-  readonly memoryBytes: number | null;
-}
-
-export interface WorkerRow {
-  readonly id: string;
-  readonly hostname: string;
-  readonly pid: number;
-  readonly backends: readonly WorkerBackend[];
-  /** Resident memory that one of its compute processes may take. */
-  readonly memoryBytes: number;
-  /** What it has at hand that some jobs need (jobs/selector.ts). */
-  readonly needs: readonly string[];
-  /** Lane -> jobs at once. */
-  readonly places: Readonly<Record<string, number>>;
-  /** Lane -> ids of the jobs that it runs. */
-  readonly running: Readonly<Record<string, readonly string[]>>;
-  readonly startedAt: Date;
-  readonly heartbeatAt: Date;
-  /** Lost: silent for so long that others may take its jobs. */
-  readonly state: "alive" | "lost";
-}
-
 /** Newest first. `after` is the opaque cursor of the page before. */
 export interface ListQuery {
   readonly limit: number;
@@ -260,11 +231,6 @@ export interface IdempotencyStore {
   release(key: string, scope: string): Promise<void>;
   /** Forgets answers older than 24 h and claims older than 10 min. */
   sweep(): Promise<void>;
-}
-
-export interface WorkerStore {
-  /** The latest first; lost ones stay for a while. */
-  list(): Promise<readonly WorkerRow[]>;
 }
 
 export interface Store {

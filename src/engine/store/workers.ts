@@ -5,7 +5,7 @@
 import { desc, eq, lt, sql } from "drizzle-orm";
 import type { Database } from "./client.ts";
 import { workers } from "./schema.ts";
-import type { WorkerRow, WorkerStore } from "./types.ts";
+import type { WorkerRow, WorkerStore } from "./workerTypes.ts";
 
 /** A worker silent for so long is lost: several heartbeats, and longer than the queue waits for one (entries.ts). */
 export const lostAfterSeconds = 15;

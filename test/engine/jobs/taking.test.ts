@@ -12,7 +12,7 @@ import { createLog } from "../../../src/engine/log.ts";
 import { openDatabase, type DatabaseClient } from "../../../src/engine/store/client.ts";
 import type { NewJob } from "../../../src/engine/store/jobTypes.ts";
 import { createStore, type EngineStore } from "../../../src/engine/store/store.ts";
-import type { WorkerBackend } from "../../../src/engine/store/types.ts";
+import type { WorkerBackend } from "../../../src/engine/store/workerTypes.ts";
 import type { WorkerSelf } from "../../../src/engine/store/workers.ts";
 import { needsPostgres, startPostgres, type TestPostgres } from "../../helpers/postgres.ts";
 import { jobOf, temporaryFolder } from "../store/fixtures.ts";

@@ -447,10 +447,10 @@ for (const kind of ["pglite", "postgres"] as const) {
     test("pieces of work that an attempt kept are there for the next one, and gone when the job has ended", async () => {
       const entries = fakeEntries();
       const { id } = await store.work.insert(jobOf(), entries.enqueue);
-      await store.work.claim(id, entries.last(), "a");
+      await store.work.claim(id, entries.last(), claimant("a"));
       await store.work.keepPart({ id, attempt: 1 }, { docs: [1, 0] });
       await store.work.keepPart({ id, attempt: 1 }, { docs: [2] });
-      await store.work.claim(id, entries.last(), "b");
+      await store.work.claim(id, entries.last(), claimant("b"));
       await assert.rejects(store.work.keepPart({ id, attempt: 1 }, { docs: [3] }), LostClaimError);
       assert.deepEqual(await store.work.parts(id), [{ docs: [1, 0] }, { docs: [2] }]);
       await store.work.succeed({ id, attempt: 2 }, { result: () => ({}) });
