@@ -1,4 +1,4 @@
-"""The peer of bench/train.ts and bench/infer.ts: a Llama in eager PyTorch on the CPU, float32, as one would write it,
+"""The peer of bench/train.ts, bench/infer.ts and bench/eval.ts: a Llama in eager PyTorch on the CPU, float32, as one would write it,
 with fused AdamW and scaled_dot_product_attention where this PyTorch has them. Reads one JSON request a line, answers
 with one JSON line. It is no part of the service."""
 import ctypes
@@ -138,6 +138,48 @@ def decode(request):
     for i in range(tokens):
         ids = model(ids, context + i, caches)[:, -1:].argmax(-1)
     return {"seconds": (time.perf_counter() - start) / tokens, "prefill": prefill}
+
+
+def load(model, names, path):
+    """Weights of a Hugging Face layout, float32 one after another in the order of `names`."""
+    parts = {"input_layernorm": "before", "post_attention_layernorm": "after"}
+    values, at = torch.from_file(path, size=os.path.getsize(path) // 4), 0
+    state = {}
+    for name in names:
+        words = name.split(".")
+        if words[1] == "layers":
+            own = f"blocks.{words[2]}.{parts.get(words[3]) or words[4].removesuffix('_proj')}.weight"
+        else:
+            own = {"model.embed_tokens.weight": "embed.weight", "model.norm.weight": "norm.weight"}.get(name, "head.weight")
+        shape = model.state_dict()[own].shape
+        state[own] = values[at : at + shape.numel()].view(shape)
+        at += shape.numel()
+    model.load_state_dict(state)
+
+
+@torch.no_grad()
+def score(request):
+    """What lm_eval/models/huggingface.py does to log-likelihood requests: the longest first, batches padded on the
+    right, logits of every position, log-softmax in float32, a gather over the continuation."""
+    model, _, _ = model_of(request["shape"])
+    load(model, request["names"], request["weights"])
+    with open(request["requests"]) as file:
+        asked = json.load(file)
+    results = [0.0] * len(asked)
+    order = sorted(range(len(asked)), key=lambda i: -len(asked[i]["ids"]))
+    start = time.perf_counter()
+    for first in range(0, len(order), request["batch"]):
+        chunk = order[first : first + request["batch"]]
+        longest = max(len(asked[i]["ids"]) - 1 for i in chunk)
+        rows = [asked[i]["ids"][:-1] + [0] * (longest - len(asked[i]["ids"]) + 1) for i in chunk]
+        logprobs = F.log_softmax(model(torch.tensor(rows)), -1)
+        for row, i in zip(logprobs, chunk):
+            ids, begin = asked[i]["ids"], asked[i]["start"]
+            wanted = torch.tensor(ids[begin:])
+            own = row[begin - 1 : len(ids) - 1]
+            bool((own.argmax(-1) == wanted).all())
+            results[i] = float(own.gather(1, wanted.unsqueeze(-1)).sum())
+    return {"seconds": time.perf_counter() - start, "likelihoods": results}
 
 
 def set_threads(count):

@@ -30,7 +30,8 @@ export async function loadServedModel(checkpoint: ResolvedCheckpoint, kernels: K
   const { config } = checkpoint.manifest;
   const weights = await loadWeights(checkpoint);
   let made: StepStats[] = [];
-  const decoder = batching(llamaDecoder(config, weights, kernels), (step) => {
+  const batchDecoder = llamaDecoder(config, weights, kernels);
+  const decoder = batching(batchDecoder, (step) => {
     if (made.length < maxStepsKept) made.push(step);
   });
   let open = true;
@@ -39,7 +40,7 @@ export async function loadServedModel(checkpoint: ResolvedCheckpoint, kernels: K
     vocabSize: decoder.vocabSize,
     memoryBytes: [...weights.values()].reduce((sum, tensor) => sum + 4 * tensor.size, 0),
     generate: (request, signal) => generate(decoder, request, signal),
-    score: (requests, signal) => score(decoder, requests, signal),
+    score: (requests, signal) => score(batchDecoder, requests, signal),
     takeSteps() {
       const taken = made;
       made = [];

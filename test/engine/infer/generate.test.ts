@@ -4,7 +4,6 @@ import { test } from "node:test";
 import type { Decoder, Sequence } from "../../../src/engine/infer/decoder.ts";
 import { maxStepLogits, maxStepTokens, stepTokensWithLogits, steps } from "../../../src/engine/infer/decoder.ts";
 import { generate } from "../../../src/engine/infer/generate.ts";
-import { score } from "../../../src/engine/infer/score.ts";
 import type { GenerateEvent, GenerateRequest } from "../../../src/engine/infer/servedModel.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
 
@@ -219,34 +218,6 @@ test("logits that are not finite are an error, never a token", async () => {
     start: (capacity) => ({ ...decoder.start(capacity), append: async () => Float32Array.of(1, NaN, 2) }),
   };
   await assert.rejects(collect(broken, plain), (error) => error instanceof CodedError && error.code === "diverged");
-});
-
-test("a score sums the continuation's log-probabilities and knows whether each was the argmax", async () => {
-  const decoder = tableDecoder();
-  const context = [1, 2];
-  const greedy = greedyAfter(context);
-  const requests = [
-    { ids: [...context, greedy, greedyAfter([...context, greedy])], start: 2 },
-    { ids: [...context, greedy, (greedyAfter([...context, greedy]) + 1) % vocab], start: 2 },
-    { ids: [5, 6, 7], start: 1 },
-  ];
-  const signal = new AbortController().signal;
-  const together = await score(decoder, requests, signal);
-  assert.deepEqual(
-    together.map((result) => result.isGreedy),
-    [true, false, false],
-  );
-  for (const [index, { ids, start }] of requests.entries()) {
-    let expected = 0;
-    for (let i = start; i < ids.length; i++) {
-      const row = rowAfter(ids.slice(0, i));
-      expected += row[ids[i]!]! - Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0));
-    }
-    assert.ok(Math.abs(together[index]!.logLikelihood - expected) < 1e-5);
-    assert.deepEqual(await score(tableDecoder(), [requests[index]!], signal), [together[index]], "the same alone");
-  }
-  assert.equal(decoder.calls.filter((call) => call.rows === 0).length, 1, "a shared context is computed once");
-  assert.equal(decoder.open, 0);
 });
 
 test("steps cover every id once, and logits of a step are bounded for any vocabulary", () => {

@@ -398,7 +398,7 @@ for (const kind of ["pglite", "postgres"] as const) {
       assert.deepEqual(statuses, ["queued", "paused", "cancelled"]);
     });
 
-    test("an evaluation shows its job's state, and the table its latest result per task", async () => {
+    test("an evaluation shows its job's state, and the table its results, newest first", async () => {
       const entries = fakeEntries();
       const { id: checkpoint } = await store.checkpoints.create(
         checkpointOf([putBlob(blobDir, "scored")], { name: "scored" }),
@@ -420,7 +420,7 @@ for (const kind of ["pglite", "postgres"] as const) {
         );
         return evaluation;
       };
-      await run(0.25);
+      const earlier = await run(0.25);
       await new Promise((resolve) => setTimeout(resolve, 5));
       const later = await run(0.5);
       const row = await store.evaluations.get(later);
@@ -429,7 +429,11 @@ for (const kind of ["pglite", "postgres"] as const) {
       const table = await store.evaluations.results({ checkpoint });
       assert.deepEqual(
         table.map((line) => [line.evaluation, line.checkpointName, line.metrics]),
-        [[later, "scored", { "acc,none": 0.5 }]],
+        [
+          [later, "scored", { "acc,none": 0.5 }],
+          [earlier, "scored", { "acc,none": 0.25 }],
+        ],
+        "newest first",
       );
       assert.equal((await store.evaluations.list({ limit: 5, checkpoint })).rows.length, 2);
       const digest = row.results[0]?.samples?.digest ?? "";
