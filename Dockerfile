@@ -1,16 +1,25 @@
-# One image, two commands: `api` (default) and `worker`. Non-root; data under /data.
+# One image, two commands: `api` (default) and `worker`. Non-root; data under /data. GPUs are given to it when it is
+# run: see README, Container.
 FROM node:24-bookworm-slim AS packages
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-# The image has its own Node; the pinned one for machines with an older Node is left out.
-RUN npm ci --omit=dev && rm -rf node_modules/node-linux-* node_modules/.bin/node
+# The image has its own Node; the pinned one for machines with an older Node is left out, and so are Dawn's builds for
+# other systems.
+RUN npm ci --omit=dev \
+  && rm -rf node_modules/node-linux-* node_modules/.bin/node node_modules/webgpu/dist/win32-* node_modules/webgpu/dist/darwin-*
 
 FROM node:24-bookworm-slim
-ENV NODE_ENV=production HOST=0.0.0.0 PORT=8080 DATA_DIR=/data
+# NVIDIA's runtime puts its driver into the container by these; without `graphics` there is no Vulkan.
+ENV NODE_ENV=production HOST=0.0.0.0 PORT=8080 DATA_DIR=/data \
+  NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,graphics,utility
 WORKDIR /app
-# The `native` backend takes its matrix products from OpenBLAS.
-RUN apt-get update && apt-get install -y --no-install-recommends libopenblas0-pthread && rm -rf /var/lib/apt/lists/* \
-  && mkdir /data && chown node:node /data
+# The `native` backend takes its matrix products from OpenBLAS. `webgpu` needs the Vulkan loader, libraries that
+# NVIDIA's driver is linked with, and for AMD, Intel and software Mesa's drivers: those of the backports, since the
+# release's own offer WebGPU no adapter.
+RUN echo "deb http://deb.debian.org/debian bookworm-backports main" > /etc/apt/sources.list.d/backports.list \
+  && apt-get update && apt-get install -y --no-install-recommends libopenblas0-pthread libxext6 libegl1 \
+  && apt-get install -y --no-install-recommends -t bookworm-backports libvulkan1 mesa-vulkan-drivers \
+  && rm -rf /var/lib/apt/lists/* && mkdir /data && chown node:node /data
 COPY --from=packages /app/node_modules ./node_modules
 COPY package.json openapi.yaml ./
 COPY migrations ./migrations

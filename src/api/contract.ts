@@ -60,7 +60,7 @@ function readOperation(document: Node, path: string, item: Node, method: Method)
   const declared = [...list(item["parameters"]), ...list(operation["parameters"])];
   const content = node(node(operation["requestBody"] ?? {})["content"] ?? {});
   const scope = operation["x-scope"];
-  const known = scope === "none" || scope === "read" || scope === "write" || scope === "admin";
+  const known = scope === "none" || scope === "read" || scope === "write" || scope === "admin" || scope === "worker";
   invariant(known, `${method} ${path}: x-scope`);
   invariant(scope !== "none" || Array.isArray(operation["security"]), `${method} ${path} is open and does not say so`);
   return {

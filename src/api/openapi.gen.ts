@@ -323,6 +323,35 @@ export interface paths {
         patch: operations["appendUpload"];
         trace?: never;
     };
+    "/v1/blobs/{digest}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description SHA-256 of the bytes. */
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        /**
+         * Read a blob, or a range of it
+         * @description For workers without the shared blob directory. Files registered by reference are read where they lie.
+         */
+        get: operations["getBlob"];
+        /**
+         * Send a piece of a blob
+         * @description Pieces of at most 64 MiB, in order; one may be repeated. With `Content-Range: bytes *\/SIZE` and no body the
+         *     answer tells how far the blob is, and a complete one stays for at least `SWEEP_GRACE_SECONDS`. With the last
+         *     piece the whole is compared with its digest: if it differs, nothing of it is kept (422).
+         */
+        put: operations["putBlob"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/operators": {
         parameters: {
             query?: never;
@@ -975,6 +1004,8 @@ export interface components {
         UploadId: string;
         /** @description SHA-256, lowercase hex. */
         Sha256: string;
+        /** @description SHA-256, lowercase hex. */
+        Digest: string;
         /**
          * Format: date-time
          * @description RFC 3339.
@@ -1840,6 +1871,7 @@ export interface components {
             description: string;
             /** @description `auto` takes the available one with the highest. */
             preference: number;
+            /** @description In the server's own process: for inference and, on the embedded database, for jobs. */
             available: boolean;
             /** @description Why it is not available: what is missing and where it can be had. */
             reason: string | null;
@@ -1848,6 +1880,8 @@ export interface components {
                 [key: string]: string | number | boolean;
             };
             memory_bytes: number | null;
+            /** @description Living workers that have it; jobs that name it run there. */
+            workers: components["schemas"]["Count"];
         };
         BackendList: {
             data: components["schemas"]["Backend"][];
@@ -1877,6 +1911,14 @@ export interface components {
             started_at: components["schemas"]["Time"];
             heartbeat_at: components["schemas"]["Time"];
         };
+        BlobState: {
+            digest: components["schemas"]["Digest"];
+            size_bytes: components["schemas"]["Count"];
+            /** @description Bytes that are there. */
+            offset_bytes: number;
+            /** @description It is whole and has this digest. */
+            complete: boolean;
+        };
         WorkerBackend: {
             name: string;
             available: boolean;
@@ -1893,10 +1935,11 @@ export interface components {
             next: components["schemas"]["Cursor"];
         };
         /**
-         * @description `read`: look and query. `write`: also make, change and delete. `admin`: also manage keys.
+         * @description `read`: look and query. `write`: also make, change and delete. `admin`: also manage keys. `worker`: read and
+         *     write blobs, and nothing else; `admin` may that too.
          * @enum {string}
          */
-        Scope: "read" | "write" | "admin";
+        Scope: "read" | "write" | "admin" | "worker";
         /**
          * @example {
          *       "name": "ci",
@@ -2778,6 +2821,88 @@ export interface operations {
                 content?: never;
             };
             409: components["responses"]["Problem"];
+            "4XX": components["responses"]["Problem"];
+            "5XX": components["responses"]["Problem"];
+        };
+    };
+    getBlob: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description One byte range, e.g. `bytes=1024-`. */
+                Range?: string;
+            };
+            path: {
+                /** @description SHA-256 of the bytes. */
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The bytes. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["ETag"];
+                    "Accept-Ranges": components["headers"]["AcceptRanges"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": unknown;
+                };
+            };
+            /** @description The range. */
+            206: {
+                headers: {
+                    ETag: components["headers"]["ETag"];
+                    /** @description Which bytes of how many. */
+                    "Content-Range"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": unknown;
+                };
+            };
+            416: components["responses"]["Problem"];
+            "4XX": components["responses"]["Problem"];
+            "5XX": components["responses"]["Problem"];
+        };
+    };
+    putBlob: {
+        parameters: {
+            query?: never;
+            header: {
+                /**
+                 * @description Where the piece belongs.
+                 * @example bytes 0-1048575/4194304
+                 */
+                "Content-Range": string;
+            };
+            path: {
+                /** @description SHA-256 of the bytes. */
+                digest: components["schemas"]["Digest"];
+            };
+            cookie?: never;
+        };
+        /** @description The bytes of the range. */
+        requestBody?: {
+            content: {
+                "application/octet-stream": unknown;
+            };
+        };
+        responses: {
+            /** @description How far the blob is now. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BlobState"];
+                };
+            };
+            409: components["responses"]["Problem"];
+            413: components["responses"]["Problem"];
+            422: components["responses"]["Problem"];
             "4XX": components["responses"]["Problem"];
             "5XX": components["responses"]["Problem"];
         };

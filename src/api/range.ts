@@ -1,4 +1,4 @@
-/** Byte ranges of RFC 9110, section 14: one range of a representation whose length is known. */
+/** Byte ranges of RFC 9110, section 14: one range of a representation whose length is known, asked for or sent. */
 import { CodedError } from "../ops/errors.ts";
 
 export interface ByteRange {
@@ -21,5 +21,24 @@ export function parseRange(header: string | undefined, sizeBytes: number): ByteR
   if (offset < end) return { offset, length: end - offset };
   throw new CodedError("range_not_satisfiable", `Range is ${String(header).trim()}; the file has ${sizeBytes} bytes`, {
     details: { size_bytes: sizeBytes },
+  });
+}
+
+/**
+ * @param header of `Content-Range`: `bytes FIRST-LAST/SIZE`, or `bytes * /SIZE` (without the blank) for none of it
+ * @throws invalid_request for anything else
+ */
+export function parseContentRange(header: string): { readonly range: ByteRange | null; readonly sizeBytes: number } {
+  const match = /^bytes (?:(\d{1,15})-(\d{1,15})|\*)\/(\d{1,15})$/.exec(header);
+  const [, first, last, size] = match ?? [];
+  const sizeBytes = Number(size);
+  if (match && first === undefined) return { range: null, sizeBytes };
+  const offset = Number(first);
+  const length = Number(last) - offset + 1;
+  if (match && length > 0 && offset + length <= sizeBytes) return { range: { offset, length }, sizeBytes };
+  const got = JSON.stringify(header.slice(0, 100));
+  const detail = `header parameter: is ${got}; wanted bytes FIRST-LAST/SIZE or bytes */SIZE`;
+  throw new CodedError("invalid_request", `Content-Range: ${detail}`, {
+    fields: [{ pointer: "/Content-Range", detail }],
   });
 }

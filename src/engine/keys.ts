@@ -13,7 +13,7 @@ import { openDatabase } from "./store/client.ts";
 import { createStore } from "./store/store.ts";
 import type { KeyStore } from "./store/types.ts";
 
-const usage = "usage: keys create --name NAME --scopes read,write,admin | keys list | keys delete ID";
+const usage = "usage: keys create --name NAME --scopes read,write,admin,worker | keys list | keys delete ID";
 
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({

@@ -5,11 +5,14 @@
 import { mkdirSync } from "node:fs";
 import { CodedError } from "../ops/errors.ts";
 import { blobPath } from "./checkpoint/blobs.ts";
+import { sharedBlobs } from "./jobs/blobCache.ts";
 import { openEntryQueue } from "./jobs/entries.ts";
+import { openFarBlobs } from "./jobs/farBlobs.ts";
 import type { Handlers } from "./jobs/handler.ts";
 import { handlers as allHandlers } from "./jobs/handlers/index.ts";
 import { createJobQueue } from "./jobs/queue.ts";
 import { registerQueueMetrics } from "./jobs/queueMetrics.ts";
+import { watchLost } from "./jobs/lostJobs.ts";
 import { startRunner, type Runner } from "./jobs/runner.ts";
 import { startSweeper } from "./jobs/sweeper.ts";
 import type { JobQueue } from "./jobs/types.ts";
@@ -64,7 +67,9 @@ export async function createServices(settings: Settings, options: ServicesOption
       onError: (error) => log.warn({ err: error }, "database connection"),
     });
     stack.defer(() => client.close());
-    const store = createStore(client, (digest) => blobPath(settings.blobDir, digest));
+    const far = role === "worker" && settings.apiUrl !== null ? await openFarBlobs(settings, settings.apiUrl) : null;
+    if (far) stack.defer(() => far.close());
+    const store = createStore(client, far?.files ?? ((digest) => blobPath(settings.blobDir, digest)));
     const entries = await openEntryQueue(client.queueConnection, log);
     stack.defer(() => entries.close());
     const embedded = client.kind === "pglite";
@@ -75,12 +80,19 @@ export async function createServices(settings: Settings, options: ServicesOption
     let runner: Runner | null = null;
     if (backends !== null) {
       const handlers = options.handlers ?? allHandlers;
-      const needs = ["files", "benchmarks"];
-      runner = await startRunner({ store, entries, settings, log, metrics, handlers, embedded, backends, needs });
+      const blobs = far?.blobs ?? sharedBlobs;
+      const needs = far?.needs ?? ["files", "benchmarks"];
+      const common = { store, entries, settings, log, metrics };
+      runner = await startRunner({ ...common, handlers, embedded, backends, blobs, needs });
       const started = runner;
       stack.defer(() => started.close());
-      const sweeper = startSweeper({ store, settings, log, metrics });
-      stack.defer(() => sweeper.close());
+    }
+    // whoever has the blob directory keeps it clean
+    const sweeper = far ? null : startSweeper({ store, settings, log, metrics });
+    if (sweeper) stack.defer(() => sweeper.close());
+    if (!embedded) {
+      const watch = watchLost({ store, entries, log });
+      stack.defer(() => watch.close());
     }
     const everything = stack.move();
     let closed: Promise<void> | null = null;

@@ -29,6 +29,12 @@ export interface Settings {
   readonly backends: readonly string[] | null;
   readonly logLevel: LogLevel;
 
+  /** Of a worker without the shared data directory: the API that blobs come from and go to. */
+  readonly apiUrl: string | null;
+  readonly apiKey: string | null;
+  /** Bytes of such a worker's blob directory. */
+  readonly blobCacheBytes: number;
+
   readonly hubEndpoint: string;
   readonly hubToken: string | null;
   readonly hubTimeoutMs: number;
@@ -91,6 +97,9 @@ export const settingsTable: readonly (readonly [variable: string, fallback: stri
   ["IMPORT_ROOTS", "DATA_DIR/imports", "directories (separated as in PATH) that directory sources may be read from"],
   ["BENCHMARKS_DIR", "DATA_DIR/benchmarks", "JSONL or Parquet files of the benchmark tasks, in folders of their names"],
   ["BACKENDS", "(all available)", "comma-separated names of backends that may be used"],
+  ["API_URL", "(shared DATA_DIR)", "of a worker without the shared DATA_DIR: http://host:8080, where blobs come from"],
+  ["API_KEY", "(none)", "its key, with the scope worker"],
+  ["BLOB_CACHE_BYTES", "68719476736", "what it keeps of blobs in its own DATA_DIR"],
   ["LOG_LEVEL", "info", logLevels.join(", ")],
   ["HUB_ENDPOINT", "https://huggingface.co", "where hub sources are fetched from"],
   ["HUB_TOKEN", "(none)", "sent to the hub as a bearer token"],
@@ -140,6 +149,9 @@ export function parseSettings(environment: Environment): Settings {
     blobDir: join(dataDir, "blobs"),
     backends: read.names("BACKENDS"),
     logLevel: read.oneOf("LOG_LEVEL", logLevels, "info") as LogLevel,
+    apiUrl: read.url("API_URL", ["http:", "https:"]),
+    apiKey: read.text("API_KEY"),
+    blobCacheBytes: read.integer("BLOB_CACHE_BYTES", 64 * gibibyte, 2 ** 20, 2 ** 50),
     hubEndpoint: (read.url("HUB_ENDPOINT", ["http:", "https:"]) ?? "https://huggingface.co").replace(/\/+$/, ""),
     hubToken: read.text("HUB_TOKEN"),
     hubTimeoutMs: read.integer("HUB_TIMEOUT_SECONDS", 60, 1, 3_600) * 1000,

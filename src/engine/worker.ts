@@ -1,8 +1,11 @@
 /**
- * ENTRY of a worker process: runs jobs for servers that share its PostgreSQL and its data directory.
+ * ENTRY of a worker process: runs jobs for servers that share its PostgreSQL and its data directory, or for those
+ * that share the PostgreSQL alone and give and take blobs over HTTP.
  *   npm run worker -- --backend webgpu,wasm
- * `--backend` narrows BACKENDS: the worker takes only jobs that those can do. Stops on SIGTERM or SIGINT: running
- * jobs reach a resume point and go back to the queue; a second signal, or the end of its patience, ends at once.
+ *   npm run worker -- --api http://host:8080
+ * `--api` is API_URL. `--backend` narrows BACKENDS: the worker takes only jobs that those can do. Stops on SIGTERM or
+ * SIGINT: running jobs reach a resume point and go back to the queue; a second signal, or the end of its patience,
+ * ends at once.
  */
 import { parseArgs } from "node:util";
 import { CodedError, describeFailure } from "../ops/errors.ts";
@@ -38,15 +41,16 @@ async function main(): Promise<void> {
 
 /** @returns the environment's settings, as the command line changes them. @throws invalid_request */
 function commandLine(): Settings {
-  const usage = "usage: worker [--backend NAME[,NAME...]]";
-  let backend: string[] | undefined;
+  const usage = "usage: worker [--backend NAME[,NAME...]] [--api URL]";
+  let values: { backend?: string[] | undefined; api?: string | undefined };
   try {
-    backend = parseArgs({ options: { backend: { type: "string", multiple: true } } }).values.backend;
+    const options = { backend: { type: "string", multiple: true }, api: { type: "string" } } as const;
+    values = parseArgs({ options }).values;
   } catch (error) {
     throw new CodedError("invalid_request", `${error instanceof Error ? error.message : String(error)}; ${usage}`);
   }
-  const settings = readSettings();
-  const named = backend?.flatMap((text) => text.split(",")).map((name) => name.trim());
+  const settings = readSettings(values.api === undefined ? {} : { API_URL: values.api });
+  const named = values.backend?.flatMap((text) => text.split(",")).map((name) => name.trim());
   if (named === undefined) return settings;
   const refused = named.find((name) => settings.backends?.includes(name) === false || name === "");
   if (refused === undefined) return { ...settings, backends: named };

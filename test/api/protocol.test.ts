@@ -241,7 +241,7 @@ describe("with keys", () => {
   });
 
   test("403: a key does what its scope covers, on every route of the contract", async () => {
-    const ranks: Record<string, number> = { read: 1, write: 2, admin: 3 };
+    const ranks: Record<string, number> = { read: 1, write: 2, admin: 3, worker: 3 };
     for (const { id, method, path, scope } of contract.operations.filter((one) => one.scope !== "none")) {
       for (const held of ["read", "write", "admin"]) {
         const { status } = await api.call(method.toUpperCase(), concrete(path), { headers: as(held) });

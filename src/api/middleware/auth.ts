@@ -14,7 +14,7 @@ const trustMs = 5_000;
 /** Keys remembered at once. */
 const maxTrusted = 1_000;
 
-const local: Principal = { id: "local", scopes: ["read", "write", "admin"] };
+const local: Principal = { id: "local", scopes: ["read", "write", "admin", "worker"] };
 
 export interface Auth {
   /**
@@ -82,6 +82,7 @@ function covers(principal: Principal, scope: Scope): boolean {
     read: ["read", "write", "admin"],
     write: ["write", "admin"],
     admin: ["admin"],
+    worker: ["worker", "admin"],
   };
   return enough[scope].some((one) => principal.scopes.includes(one));
 }

@@ -2,6 +2,7 @@
 import type { RouteDeps } from "../deps.ts";
 import type { Handlers } from "../handlers.ts";
 import { createJobAnswers } from "../jobAnswers.ts";
+import { createBlobHandlers } from "./blobs.ts";
 import { createCheckpointFileHandlers } from "./checkpointFiles.ts";
 import { createCheckpointHandlers } from "./checkpoints.ts";
 import { createComputeHandlers } from "./compute.ts";
@@ -25,6 +26,7 @@ export function createHandlers(deps: RouteDeps): Handlers {
     ...createCheckpointHandlers(deps, answers),
     ...createCheckpointFileHandlers(deps),
     ...createUploadHandlers(deps),
+    ...createBlobHandlers(deps),
     ...createGrowthHandlers(deps, answers),
     ...createDatasetHandlers(deps, answers),
     ...createJobHandlers(deps, answers),

@@ -21,6 +21,8 @@ export interface BackendProbe {
   readonly features: Readonly<Record<string, string | number | boolean>>;
   /** Bytes a model and its activations may take on it, or null when unknown. */
   readonly memoryBytes: number | null;
+  /** False where `auto` passes it over although it works by name: a GPU that is the processor in disguise. */
+  readonly automatic?: boolean;
 }
 
 export interface ProbeOptions {

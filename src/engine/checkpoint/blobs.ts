@@ -66,6 +66,18 @@ async function sizeOf(path: string): Promise<number | null> {
   }
 }
 
+/** Makes a blob young, so that a sweep on its way spares it. @returns false when it has just been swept */
+export async function keepYoung(path: string): Promise<boolean> {
+  const now = new Date();
+  return utimes(path, now, now).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOENT") throw error;
+      return false;
+    },
+  );
+}
+
 /**
  * Gives a finished, synced file of the same file system its name in the store. Where the blob exists, the
  * new file is dropped and the old one made young again, so that a sweep on its way spares it.

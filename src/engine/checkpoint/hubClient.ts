@@ -6,7 +6,7 @@
  * Source: the HTTP interface of huggingface_hub (file_download.py, `X-Linked-Etag`, `X-Linked-Size`).
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { CodedError } from "../../ops/errors.ts";
+import { CodedError, type ErrorCode } from "../../ops/errors.ts";
 
 export interface HubClientOptions {
   /** `https://huggingface.co` or a mirror; http or https. */
@@ -17,6 +17,10 @@ export interface HubClientOptions {
   readonly signal?: AbortSignal | undefined;
   /** First pause before a request is repeated, ms; doubles each time. */
   readonly backoffMs?: number | undefined;
+  /** Code of the error when it does not answer; hub_unavailable unless given. */
+  readonly unavailable?: ErrorCode | undefined;
+  /** What a person is told where it refuses. */
+  readonly refused?: string | undefined;
 }
 
 /** What the hub says about the bytes of a file. */
@@ -102,11 +106,15 @@ export class HubClient {
         this.#options.signal?.throwIfAborted();
         failures += 1;
         const message = `${this.#base.host} did not deliver ${path}: ${error.message}`;
-        if (failures >= maxFailures) throw new CodedError("hub_unavailable", message, { cause: error });
+        if (failures >= maxFailures) throw new CodedError(this.#unavailable(), message, { cause: error });
         const backoff = (this.#options.backoffMs ?? defaultBackoffMs) * 2 ** (failures - 1);
         await this.#pause(Math.min(error.pauseMs ?? backoff, maxPauseMs));
       }
     }
+  }
+
+  #unavailable(): ErrorCode {
+    return this.#options.unavailable ?? "hub_unavailable";
   }
 
   async #pause(ms: number): Promise<void> {
@@ -163,7 +171,9 @@ export class HubClient {
       linked = { sha256: linked.sha256 ?? linkedDigest(response), sizeBytes: linked.sizeBytes ?? linkedSize(response) };
       if (response.status === 200 || response.status === 206) return { response, linked };
       await response.body?.cancel().catch(() => undefined);
-      if (response.status < 300 || response.status >= 400) throw refusal(response, path, this.#base.host);
+      if (response.status < 300 || response.status >= 400) {
+        throw refusal(response, path, this.#base.host, this.#options.refused ?? hubRefused);
+      }
       url = this.#target(url, response.headers.get("location"));
     }
     throw new CodedError("hub_unavailable", `${this.#base.host}: more than ${maxRedirects} redirects for ${path}`);
@@ -212,13 +222,14 @@ async function passing<Result>(work: () => Promise<Result>): Promise<Result> {
   }
 }
 
-function refusal(response: Response, path: string, host: string): Error {
+const hubRefused = "it is private, gated or misspelt; the operator's hub token must belong to an account with access";
+
+function refusal(response: Response, path: string, host: string, hint: string): Error {
   const { status } = response;
   if (status === 429 || status === 408 || status >= 500) {
     return new Passing(`status ${status}`, retryAfterMs(response.headers.get("retry-after")));
   }
   if (status === 401 || status === 403) {
-    const hint = "it is private, gated or misspelt; the operator's hub token must belong to an account with access";
     return new CodedError("forbidden", `${host} refuses ${path} (status ${status}): ${hint}`);
   }
   if (status === 404) return new CodedError("not_found", `${host} has no ${path}`);

@@ -12,7 +12,11 @@ import { LostClaimError, type Claim } from "../store/jobTypes.ts";
 import type { EngineStore } from "../store/store.ts";
 import type { JobRow } from "../store/types.ts";
 import type { WorkerBackend } from "../store/workerTypes.ts";
+import type { WorkEvent } from "../../ops/events.ts";
+import type { BlobTraffic } from "./blobCache.ts";
 import { runInChild } from "./compute.ts";
+import { withBlobs } from "./computeBlobs.ts";
+import type { ComputeRequest } from "./computeProtocol.ts";
 import type { EntryQueue } from "./entries.ts";
 import { createEventBuffer } from "./eventBuffer.ts";
 import type { Handler, HandlerContext, HandlerOutcome, Handlers } from "./handler.ts";
@@ -25,6 +29,7 @@ export interface AttemptTools {
   readonly metrics: Metrics;
   readonly handlers: Handlers;
   readonly entries: EntryQueue;
+  readonly blobs: BlobTraffic;
   /** What can compute here. */
   readonly backends: readonly WorkerBackend[];
 }
@@ -38,6 +43,7 @@ const transient: ReadonlySet<ErrorCode> = new Set([
   "timeout",
   "store_unavailable",
   "hub_unavailable",
+  "unavailable",
 ]);
 
 const controlPollMs = 250;
@@ -156,7 +162,7 @@ async function conclude(
 
 function handlerContext(running: Running, claim: Claim, buffer: ReturnType<typeof createEventBuffer>): HandlerContext {
   const { job, log, abort, tools } = running;
-  const { store, settings, metrics } = tools;
+  const { store, settings } = tools;
   return {
     ...{ job, store, settings, log, signal: abort.signal },
     report: (event) => buffer.add(event),
@@ -170,23 +176,26 @@ function handlerContext(running: Running, claim: Claim, buffer: ReturnType<typeo
       await tools.entries.open({ ...job, backend: name });
       await store.work.setBackend(claim, name);
     },
-    compute: (request) =>
-      runInChild(request, {
-        signal: abort.signal,
-        limits: {
-          memoryBytes: settings.computeMemoryBytes,
-          threads: settings.computeThreads,
-          silenceMs: settings.computeSilenceMs,
-          stopTimeoutMs: settings.stopTimeoutMs,
-          environment: computeEnvironment(),
-        },
-        onStart: (pid) => log.debug({ compute_pid: pid, work: request.kind }, "compute process started"),
-        onCrash: (cause, stderr) => {
-          metrics.computeCrashes.inc({ cause });
-          log.warn({ cause, stderr }, "compute process died");
-        },
-      }),
+    compute: (request) => computeIn(running, request),
   };
+}
+
+/** Does work in a compute process, on blobs that are at hand. */
+function computeIn({ log, abort, tools }: Running, request: ComputeRequest): AsyncIterable<WorkEvent> {
+  const { store, settings, metrics, blobs } = tools;
+  const { computeMemoryBytes: memoryBytes, computeThreads: threads, computeSilenceMs: silenceMs } = settings;
+  const { stopTimeoutMs } = settings;
+  const limits = { memoryBytes, threads, silenceMs, stopTimeoutMs, environment: computeEnvironment() };
+  return withBlobs(request, { blobs, store, signal: abort.signal, stopTimeoutMs }, () =>
+    runInChild(request, {
+      ...{ signal: abort.signal, limits },
+      onStart: (pid) => log.debug({ compute_pid: pid, work: request.kind }, "compute process started"),
+      onCrash: (cause, stderr) => {
+        metrics.computeCrashes.inc({ cause });
+        log.warn({ cause, stderr }, "compute process died");
+      },
+    }),
+  );
 }
 
 /** Looks at what users ask of the job until the attempt has finished. */

@@ -100,9 +100,9 @@ export function canServe(selector: Selector, ability: Ability): boolean {
 /** @returns the most preferred backend that the selector allows and whose memory is enough, or null. */
 export function backendFor(selector: Selector, backends: readonly WorkerBackend[]): WorkerBackend | null {
   const bytes = bytesOf(selector) ?? 0;
-  const fits = ({ name, available, memoryBytes }: WorkerBackend): boolean =>
+  const fits = ({ name, available, automatic, memoryBytes }: WorkerBackend): boolean =>
     available &&
-    (selector.backend === "auto" || selector.backend === name) &&
+    (selector.backend === name || (selector.backend === "auto" && automatic)) &&
     (memoryBytes === null || bytes <= memoryBytes);
   return backends.filter(fits).sort((a, b) => b.preference - a.preference)[0] ?? null;
 }
@@ -115,7 +115,7 @@ export function pickBackend(selector: Selector, backends: readonly WorkerBackend
   const found = backendFor(selector, backends);
   if (found) return found.name;
   const asked = selector.backend ?? "auto";
-  const named = backends.filter(({ name }) => asked === "auto" || asked === name);
+  const named = backends.filter(({ name, automatic }) => (asked === "auto" && automatic) || asked === name);
   const large = named.filter(({ available }) => available);
   if (large.length > 0) {
     const most = Math.max(...large.map(({ memoryBytes }) => memoryBytes ?? 0));

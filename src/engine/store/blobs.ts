@@ -17,6 +17,25 @@ import type { BlobStoreRows, NewBlobRow } from "./types.ts";
 /** Where a digest's file lies; known to engine/checkpoint, which the store must not import. */
 export type BlobPath = (digest: string) => string;
 
+/** Where the bytes of blobs are for this process, and whether they are where everybody finds them. */
+export interface BlobFiles {
+  readonly path: BlobPath;
+  /** Whether files registered by reference are read where they lie; else all is read from `path`. */
+  readonly shared: boolean;
+  /** @returns the size of the file that the service itself keeps of a blob, or null where it has none */
+  sizeOf(blob: { readonly digest: string; readonly sizeBytes: number }): Promise<number | null>;
+}
+
+/** @returns the files of a process that has the service's own directory. */
+export function sharedFiles(path: BlobPath): BlobFiles {
+  const sizeOf: BlobFiles["sizeOf"] = ({ digest }) =>
+    stat(path(digest)).then(
+      (file) => file.size,
+      () => null,
+    );
+  return { path, shared: true, sizeOf };
+}
+
 /** Rows in one statement: a model of 126 layers split per tensor stays far below it. */
 const maxRowsPerStatement = 1_000;
 const sweepBatch = 500;
@@ -29,7 +48,7 @@ export interface BlobRows extends BlobStoreRows {
   sweep(graceMs: number, unlink: (digest: string) => Promise<void>): Promise<number>;
 }
 
-export function createBlobRows(db: Database, blobPath: BlobPath): BlobRows {
+export function createBlobRows(db: Database, files: BlobFiles): BlobRows {
   const orphan = (cutoff: Date) =>
     and(
       lt(blobs.createdAt, cutoff),
@@ -45,8 +64,10 @@ export function createBlobRows(db: Database, blobPath: BlobPath): BlobRows {
       const found: Record<string, BlobLocation> = {};
       for (const part of chunks([...new Set(digests)], maxRowsPerStatement)) {
         for (const row of await db.select().from(blobs).where(inArray(blobs.digest, part))) {
-          const path = row.path ?? blobPath(row.digest);
-          found[row.digest] = { path, sizeBytes: row.sizeBytes, mtimeMs: row.mtimeMs };
+          const { digest, sizeBytes } = row;
+          const elsewhere = files.shared ? row.path : null;
+          const mtimeMs = elsewhere === null ? null : row.mtimeMs;
+          found[digest] = { path: elsewhere ?? files.path(digest), sizeBytes, mtimeMs };
         }
       }
       return found;
@@ -82,7 +103,7 @@ export function createBlobRows(db: Database, blobPath: BlobPath): BlobRows {
 export async function insertBlobs(
   tx: Database,
   rows: readonly NewBlobRow[],
-  blobPath: BlobPath,
+  files: BlobFiles,
 ): Promise<ReadonlyMap<string, number>> {
   const gained = new Map<string, number>();
   const unique = [...new Map(rows.map((row) => [row.digest, row])).values()];
@@ -115,7 +136,7 @@ export async function insertBlobs(
       });
     for (const row of part) {
       if (row.external !== null) continue;
-      await assertFile(blobPath(row.digest), row);
+      await assertFile(files, row);
       if (!had.has(row.digest)) gained.set(row.digest, row.sizeBytes);
     }
   }
@@ -127,11 +148,8 @@ function toRow(row: NewBlobRow): typeof blobs.$inferInsert {
   return { digest, sizeBytes, path: external?.path ?? null, mtimeMs: external?.mtimeMs ?? null, createdAt: new Date() };
 }
 
-async function assertFile(path: string, blob: { digest: string; sizeBytes: number }): Promise<void> {
-  const size = await stat(path).then(
-    (file) => file.size,
-    () => null,
-  );
+async function assertFile(files: BlobFiles, blob: { digest: string; sizeBytes: number }): Promise<void> {
+  const size = await files.sizeOf(blob);
   if (size === blob.sizeBytes) return;
   const got = size === null ? "is missing" : `has ${size} bytes`;
   throw new CodedError("store_unavailable", `blob ${blob.digest} ${got}, wanted ${blob.sizeBytes} bytes`);

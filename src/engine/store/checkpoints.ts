@@ -5,7 +5,7 @@
 import { and, desc, eq, exists, getTableColumns, inArray, lt, or, sql } from "drizzle-orm";
 import { CodedError } from "../../ops/errors.ts";
 import type { CheckpointManifest } from "../../ops/manifest.ts";
-import type { BlobPath, BlobRows } from "./blobs.ts";
+import type { BlobFiles, BlobRows } from "./blobs.ts";
 import { blobsOfCheckpoint, insertBlobs, setBlobRefs, sharedWith } from "./blobs.ts";
 import { decodeCursor, toPage } from "./cursor.ts";
 import type { Database } from "./client.ts";
@@ -25,10 +25,10 @@ const { manifest: _manifest, ...slimColumns } = getTableColumns(checkpoints);
 /** Tensors that the paper leaves out of "non-embedding parameters". */
 const embeddingNames = new Set(["model.embed_tokens.weight", "lm_head.weight"]);
 
-export function createCheckpointStore(db: Database, blobRows: BlobRows, blobPath: BlobPath): CheckpointStore {
+export function createCheckpointStore(db: Database, blobRows: BlobRows, files: BlobFiles): CheckpointStore {
   const manifests = new ManifestCache();
   return {
-    create: (checkpoint) => db.transaction((tx) => insertCheckpoint(tx, checkpoint, blobPath)),
+    create: (checkpoint) => db.transaction((tx) => insertCheckpoint(tx, checkpoint, files)),
     get: (idOrName) => getCheckpoint(db, idOrName, manifests),
     async list({ limit, after, name, relation, parent }) {
       const position = after === undefined ? null : decodeCursor(after);
@@ -121,10 +121,10 @@ export async function getCheckpoint(
 export async function insertCheckpoint(
   tx: Database,
   from: NewCheckpoint,
-  blobPath: BlobPath,
+  files: BlobFiles,
   alreadyGained: ReadonlyMap<string, number> = new Map(),
 ): Promise<CheckpointRow> {
-  const gained = new Map([...alreadyGained, ...(await insertBlobs(tx, from.blobs, blobPath))]);
+  const gained = new Map([...alreadyGained, ...(await insertBlobs(tx, from.blobs, files))]);
   const digests = blobsOfCheckpoint(from.manifest);
   const storedBytes = [...digests].reduce((sum, one) => sum + (gained.get(one) ?? 0), 0);
   const { name, manifest, digest, relation, tokensSeen, flopsSpent, dataSeen, receipt, metadata, job } = from;

@@ -1,7 +1,7 @@
 /** Datasets: rows, and the blobs of their token shards. A dataset never changes once it is there. */
 import { and, desc, eq, inArray, lt, or } from "drizzle-orm";
 import { CodedError } from "../../ops/errors.ts";
-import type { BlobPath, BlobRows } from "./blobs.ts";
+import type { BlobFiles, BlobRows } from "./blobs.ts";
 import { blobsOfDataset, insertBlobs, setBlobRefs } from "./blobs.ts";
 import { decodeCursor, toPage } from "./cursor.ts";
 import type { Database } from "./client.ts";
@@ -12,9 +12,9 @@ import type { DatasetRow, DatasetStore } from "./types.ts";
 
 export type NewDataset = Parameters<DatasetStore["create"]>[0];
 
-export function createDatasetStore(db: Database, blobRows: BlobRows, blobPath: BlobPath): DatasetStore {
+export function createDatasetStore(db: Database, blobRows: BlobRows, files: BlobFiles): DatasetStore {
   return {
-    create: (dataset) => db.transaction((tx) => insertDataset(tx, dataset, blobPath)),
+    create: (dataset) => db.transaction((tx) => insertDataset(tx, dataset, files)),
     get: (idOrName) => getDataset(db, idOrName),
     async list({ limit, after }) {
       const position = after === undefined ? null : decodeCursor(after);
@@ -62,8 +62,8 @@ export async function getDataset(db: Database, idOrName: string): Promise<Datase
 }
 
 /** Writes a dataset and its blobs within a transaction. */
-export async function insertDataset(tx: Database, from: NewDataset, blobPath: BlobPath): Promise<DatasetRow> {
-  await insertBlobs(tx, from.blobs, blobPath);
+export async function insertDataset(tx: Database, from: NewDataset, files: BlobFiles): Promise<DatasetRow> {
+  await insertBlobs(tx, from.blobs, files);
   const { name, manifest, metadata, job } = from;
   const row: DatasetRow = {
     id: from.id ?? newId("data"),

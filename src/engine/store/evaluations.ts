@@ -1,7 +1,7 @@
 /** Evaluations: one row per request, its status that of its job, and one result row per task. */
 import { and, asc, desc, eq, inArray, lt, or } from "drizzle-orm";
 import { CodedError } from "../../ops/errors.ts";
-import type { BlobPath } from "./blobs.ts";
+import type { BlobFiles } from "./blobs.ts";
 import { insertBlobs, setBlobRefs } from "./blobs.ts";
 import { decodeCursor, toPage } from "./cursor.ts";
 import type { Database } from "./client.ts";
@@ -113,12 +113,12 @@ export async function insertResults(
   tx: Database,
   evaluation: string,
   results: readonly EvaluationResultRow[],
-  blobPath: BlobPath,
+  files: BlobFiles,
 ): Promise<void> {
   if (results.length === 0) return;
   const logs = results.flatMap(({ samples }) => (samples ? [samples] : []));
   const blobs = logs.map(({ digest, sizeBytes }) => ({ digest, sizeBytes, external: null }));
-  await insertBlobs(tx, blobs, blobPath);
+  await insertBlobs(tx, blobs, files);
   await setBlobRefs(tx, evaluation, new Set(blobs.map(({ digest }) => digest)));
   await tx.insert(evaluationResults).values(results.map((result, position) => ({ evaluation, position, ...result })));
 }

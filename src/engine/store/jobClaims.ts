@@ -3,7 +3,7 @@
  * row does not name is stale. A row that is already running, delivered again, means that its worker was given
  * up for dead: the new attempt takes over, and its number fences the old one off.
  */
-import { and, eq, gt, inArray, isNotNull, isNull, sql } from "drizzle-orm";
+import { and, eq, gt, inArray, isNotNull, isNull, notExists, sql } from "drizzle-orm";
 import type { Database } from "./client.ts";
 import { addEvents, changeJob, endedFields, queuedFields, statusEvent } from "./jobRows.ts";
 import { dropLeftovers, readPayload } from "./jobPayloads.ts";
@@ -20,14 +20,16 @@ type Write = <T>(id: string, work: (tx: Database) => Promise<T>) => Promise<T>;
 export function createJobClaims(
   db: Database,
   write: Write,
-): Pick<JobWriter, "waiting" | "claim" | "recover" | "adopt" | "unfinished"> {
+): Pick<JobWriter, "waiting" | "claim" | "recover" | "lost" | "giveBack" | "adopt" | "unfinished"> {
+  const { id, kind, request, backend, needsBytes } = jobs;
   return {
     waiting: () => waitingQueues(db),
-    claim: (id, entry, claimant) => write(id, (tx) => claimJob(tx, id, entry, claimant)),
+    claim: (job, entry, claimant) => write(job, (tx) => claimJob(tx, job, entry, claimant)),
     recover: (enqueue) => recoverJobs(db, enqueue),
+    lost: () => db.select({ id, kind, request, backend, needsBytes }).from(jobs).where(isLost(db)),
+    giveBack: (lost, enqueue) => giveBackJobs(db, lost, enqueue),
     adopt: (enqueue) => adoptJobs(db, enqueue),
     unfinished() {
-      const { kind, request, backend, needsBytes } = jobs;
       const open = inArray(jobs.status, ["queued", "running", "paused"]);
       return db.select({ kind, request, backend, needsBytes }).from(jobs).where(open);
     },
@@ -47,9 +49,9 @@ export async function enqueueJob(tx: Database, row: JobRow, enqueue: Enqueue, de
   return changed as JobRow;
 }
 
-/** See JobWriter.waiting. */
-async function waitingQueues(db: Database): Promise<WaitingQueue[]> {
-  const heard = db
+/** The worker of a job, where it was heard of lately. */
+const heard = (db: Database) =>
+  db
     .select({ one: sql`1` })
     .from(workers)
     .where(
@@ -58,8 +60,11 @@ async function waitingQueues(db: Database): Promise<WaitingQueue[]> {
         gt(workers.heartbeatAt, sql`now() - make_interval(secs => ${lostAfterSeconds})`),
       ),
     );
+
+/** See JobWriter.waiting. */
+async function waitingQueues(db: Database): Promise<WaitingQueue[]> {
   const waits = sql`(${jobs.status} = 'queued' and ${jobs.queuedAt} <= now())
-    or (${jobs.status} = 'running' and not exists (${heard}))`;
+    or (${jobs.status} = 'running' and not exists (${heard(db)}))`;
   const waitedMs = sql<string | null>`max(extract(epoch from now() - ${jobs.queuedAt}) * 1000) filter (where ${waits})`;
   const rows = await db
     .select({
@@ -132,19 +137,40 @@ async function recoverJobs(db: Database, enqueue: Enqueue): Promise<string[]> {
   for (const { id } of unfinished) {
     await db.transaction(async (tx) => {
       const [row] = await tx.select().from(jobs).where(eq(jobs.id, id)).for("update");
-      if (row?.status === "running") {
-        if ((await interrupted(tx, row)).status === "failed") return;
-        if (row.control === "cancel") return endUnrun(tx, row);
-        const pausing = row.control === "pause";
-        const idle = { control: null, worker: null };
-        const queued = await changeJob(tx, id, pausing ? { ...idle, status: "paused" } : { ...queuedFields, ...idle });
-        await addEvents(tx, id, [statusEvent(queued, { reason: "the process that ran it stopped" })]);
-        if (pausing) return;
-      }
-      if (row) await enqueueJob(tx, row, enqueue, 0);
+      if (row?.status === "running") await queueInterrupted(tx, row, enqueue, "the process that ran it stopped");
+      else if (row) await enqueueJob(tx, row, enqueue, 0);
     });
   }
   return unfinished.filter((row) => row.status === "running").map((row) => row.id);
+}
+
+/** Queues a job again whose process is gone, unless it was to stop anyway, or has failed too often. */
+async function queueInterrupted(tx: Database, row: FullRow, enqueue: Enqueue, reason: string): Promise<void> {
+  if ((await interrupted(tx, row)).status === "failed") return;
+  if (row.control === "cancel") return endUnrun(tx, row);
+  const pausing = row.control === "pause";
+  const idle = { control: null, worker: null };
+  const queued = await changeJob(tx, row.id, pausing ? { ...idle, status: "paused" } : { ...queuedFields, ...idle });
+  await addEvents(tx, row.id, [statusEvent(queued, { reason })]);
+  if (!pausing) await enqueueJob(tx, queued, enqueue, 0);
+}
+
+/** Running, and its worker was not heard of for a while. */
+const isLost = (db: Database) => and(eq(jobs.status, "running"), notExists(heard(db)));
+
+/** See JobWriter.giveBack. */
+async function giveBackJobs(db: Database, lost: readonly { id: string }[], enqueue: Enqueue): Promise<string[]> {
+  const queued: string[] = [];
+  for (const { id } of lost) {
+    await db.transaction(async (tx) => {
+      const still = and(eq(jobs.id, id), isLost(db));
+      const [row] = await tx.select().from(jobs).where(still).for("update", { skipLocked: true });
+      if (!row) return;
+      await queueInterrupted(tx, row, enqueue, "its worker was lost");
+      queued.push(id);
+    });
+  }
+  return queued;
 }
 
 /** See JobWriter.adopt. */

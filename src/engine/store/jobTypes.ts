@@ -146,6 +146,10 @@ export interface JobWriter {
    * every queued one gets a fresh entry. @returns ids of the interrupted ones
    */
   recover(enqueue: Enqueue): Promise<readonly string[]>;
+  /** Running jobs whose workers are lost. */
+  lost(): Promise<readonly (QueuedJob & Pick<JobRow, "id">)[]>;
+  /** Queues those of them that still are lost again. @returns their ids */
+  giveBack(jobs: readonly Pick<JobRow, "id">[], enqueue: Enqueue): Promise<readonly string[]>;
   /** Gives queued jobs of a version without selectors their entries. */
   adopt(enqueue: Enqueue): Promise<void>;
   /** Jobs that may be queued again: what `recover` and `adopt` will enqueue. */

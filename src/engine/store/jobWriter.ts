@@ -6,7 +6,7 @@
 import { and, eq, sql } from "drizzle-orm";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { TrainingState } from "../../ops/events.ts";
-import type { BlobPath } from "./blobs.ts";
+import type { BlobFiles } from "./blobs.ts";
 import { insertBlobs, setBlobRefs } from "./blobs.ts";
 import type { Changes } from "./changes.ts";
 import { insertCheckpoint } from "./checkpoints.ts";
@@ -23,7 +23,7 @@ import { holdCheckpoint } from "./lineage.ts";
 import { evaluations, jobs, jobUses } from "./schema.ts";
 import type { CheckpointRow, JobRow, NewBlobRow } from "./types.ts";
 
-export function createJobWriter(db: Database, blobPath: BlobPath, changes: Changes): JobWriter {
+export function createJobWriter(db: Database, files: BlobFiles, changes: Changes): JobWriter {
   /** Runs one transaction and wakes whoever waits for the job. */
   const write = async <T>(id: string, work: (tx: Database) => Promise<T>): Promise<T> => {
     const made = await db.transaction((tx) => work(tx));
@@ -46,10 +46,10 @@ export function createJobWriter(db: Database, blobPath: BlobPath, changes: Chang
     save: (claim, state, blobs, publish) =>
       write(claim.id, async (tx) => {
         await touchOwned(tx, claim, { resume: state, failures: 0 });
-        const gained = await insertBlobs(tx, blobs.map(internal), blobPath);
+        const gained = await insertBlobs(tx, blobs.map(internal), files);
         await setBlobRefs(tx, claim.id, blobsOfState(state));
         if (publish === null) return null;
-        const made = await insertCheckpoint(tx, publish, blobPath, gained);
+        const made = await insertCheckpoint(tx, publish, files, gained);
         await addEvents(tx, claim.id, [checkpointEvent(made, state)]);
         return made;
       }),
@@ -59,7 +59,7 @@ export function createJobWriter(db: Database, blobPath: BlobPath, changes: Chang
         await keepPart(tx, claim.id, data);
       }),
     parts: (id) => readParts(db, id),
-    succeed: (claim, outcome) => write(claim.id, (tx) => succeed(tx, claim, outcome, blobPath)),
+    succeed: (claim, outcome) => write(claim.id, (tx) => succeed(tx, claim, outcome, files)),
     fail: (claim, error) => write(claim.id, (tx) => end(tx, claim, "failed", error)),
     retry: (claim, error, delayMs, enqueue) =>
       write(claim.id, async (tx) => {
@@ -123,12 +123,12 @@ async function insertJob(tx: Database, job: NewJob, enqueue: Enqueue): Promise<J
   return enqueueJob(tx, row as JobRow, enqueue, 0);
 }
 
-async function succeed(tx: Database, claim: Claim, outcome: JobOutcome, blobPath: BlobPath): Promise<JobRow> {
+async function succeed(tx: Database, claim: Claim, outcome: JobOutcome, files: BlobFiles): Promise<JobRow> {
   // holds the row first: whoever lost the claim writes nothing at all
   const { progress } = await changeOwned(tx, claim, {});
-  const checkpoint = outcome.checkpoint ? await insertCheckpoint(tx, outcome.checkpoint, blobPath) : null;
-  const dataset = outcome.dataset ? await insertDataset(tx, outcome.dataset, blobPath) : null;
-  if (outcome.evaluation) await insertResults(tx, outcome.evaluation.id, outcome.evaluation.results, blobPath);
+  const checkpoint = outcome.checkpoint ? await insertCheckpoint(tx, outcome.checkpoint, files) : null;
+  const dataset = outcome.dataset ? await insertDataset(tx, outcome.dataset, files) : null;
+  if (outcome.evaluation) await insertResults(tx, outcome.evaluation.id, outcome.evaluation.results, files);
   if (checkpoint) await addEvents(tx, claim.id, [checkpointEvent(checkpoint, null)]);
   const row = await changeOwned(tx, claim, {
     ...endedFields("succeeded"),

@@ -16,7 +16,7 @@ const maxNameChars = 200;
 /** `lastUsedAt` is written at most this often, so that a read costs no write. */
 const lastUsedGranularityMs = 60_000;
 
-export const keyScopes = ["read", "write", "admin"] as const;
+export const keyScopes = ["read", "write", "admin", "worker"] as const;
 
 export function createKeyStore(db: Database): KeyStore {
   return {

@@ -4,8 +4,8 @@
  */
 import { sql } from "drizzle-orm";
 import { CodedError } from "../../ops/errors.ts";
-import type { BlobPath, BlobRows } from "./blobs.ts";
-import { createBlobRows } from "./blobs.ts";
+import type { BlobFiles, BlobPath, BlobRows } from "./blobs.ts";
+import { createBlobRows, sharedFiles } from "./blobs.ts";
 import { createChanges } from "./changes.ts";
 import { createCheckpointStore } from "./checkpoints.ts";
 import type { DatabaseClient } from "./client.ts";
@@ -28,18 +28,19 @@ export interface EngineStore extends Store {
   readonly work: JobWriter;
 }
 
-/** @param blobPath where the file of a digest lies (engine/checkpoint knows; the store must not) */
-export function createStore(client: DatabaseClient, blobPath: BlobPath): EngineStore {
+/** @param blobFiles where the file of a digest lies (engine/checkpoint knows; the store must not) */
+export function createStore(client: DatabaseClient, blobFiles: BlobPath | BlobFiles): EngineStore {
+  const files = typeof blobFiles === "function" ? sharedFiles(blobFiles) : blobFiles;
   const { db } = client;
   const changes = createChanges();
-  const blobs = guarded(createBlobRows(db, blobPath));
+  const blobs = guarded(createBlobRows(db, files));
   return {
     kind: client.kind,
     blobs,
-    checkpoints: guarded(createCheckpointStore(db, blobs, blobPath)),
-    datasets: guarded(createDatasetStore(db, blobs, blobPath)),
+    checkpoints: guarded(createCheckpointStore(db, blobs, files)),
+    datasets: guarded(createDatasetStore(db, blobs, files)),
     jobs: guarded(createJobStore(db, changes)),
-    work: guarded(createJobWriter(db, blobPath, changes)),
+    work: guarded(createJobWriter(db, files, changes)),
     evaluations: guarded(createEvaluationStore(db)),
     keys: guarded(createKeyStore(db)),
     idempotency: guarded(createIdempotencyStore(db)),

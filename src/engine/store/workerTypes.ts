@@ -5,6 +5,8 @@ export interface WorkerBackend {
   readonly name: string;
   readonly preference: number;
   readonly available: boolean;
+  /** Whether `auto` may take it; else by name only. */
+  readonly automatic: boolean;
   readonly reason: string | null;
   readonly device: string | null;
   /** What a model and its activations may take on it; null when unknown. */

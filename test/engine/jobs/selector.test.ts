@@ -13,7 +13,8 @@ const { backendFor, bytesOf, canServe, formatSelector, parseSelector, pickBacken
 const gib = 2 ** 30;
 
 function backend(name: string, preference: number, memoryBytes: number | null, available = true): WorkerBackend {
-  return { name, preference, available, reason: available ? null : "no adapter", device: "d", memoryBytes };
+  const reason = available ? null : "no adapter";
+  return { name, preference, available, automatic: true, reason, device: "d", memoryBytes };
 }
 
 const cpuOnly = [backend("cpu", 0, 8 * gib), backend("wasm", 10, 4 * gib)];
@@ -94,6 +95,9 @@ describe("a worker", () => {
     assert.equal(backendFor(auto(9 * gib), withGpu)?.name, "webgpu");
     assert.equal(backendFor(auto(17 * gib), withGpu), null);
     assert.equal(backendFor(auto(gib), [backend("webgpu", 30, null, false), ...cpuOnly])?.name, "wasm");
+    const byName = withGpu.map((one) => ({ ...one, automatic: one.name !== "webgpu" }));
+    assert.equal(backendFor(auto(gib), byName)?.name, "wasm");
+    assert.equal(backendFor(selectorOf(job("training", { backend: "webgpu" })), byName)?.name, "webgpu");
     assert.equal(backendFor(auto(900 * gib), [backend("webgpu", 30, null)])?.name, "webgpu");
   });
 

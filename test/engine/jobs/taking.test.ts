@@ -20,7 +20,7 @@ import { jobOf, temporaryFolder } from "../store/fixtures.ts";
 const gib = 2 ** 30;
 
 function backend(name: string, preference: number, memoryBytes: number): WorkerBackend {
-  return { name, preference, available: true, reason: null, device: null, memoryBytes };
+  return { name, preference, available: true, automatic: true, reason: null, device: null, memoryBytes };
 }
 
 function self(id: string, ...backends: WorkerBackend[]): WorkerSelf {
