@@ -137,9 +137,9 @@ const packages: Readonly<Record<string, readonly string[]>> = {
   "@tus/": ["api"],
   ajv: ["api"],
   "swagger-ui-dist": ["api"],
-  "@huggingface/tokenizers": ["engine/tokenizer"],
   hyparquet: ["engine/eval"],
   "hyparquet-compressors": ["engine/eval"],
+  "@huggingface/": ["engine/tokenizer"],
 };
 
 function folderOf(path: string): string {

@@ -881,6 +881,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/chat/completions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Answer a conversation
+         * @description OpenAI's chat completions, as far as declared here; a field that would not be honoured is refused. The
+         *     conversation becomes text by the checkpoint's own chat template (`chat_template.jinja`, or `chat_template` of
+         *     `tokenizer_config.json`); a checkpoint without one is answered 422. The answer ends at the tokens of
+         *     `generation_config.json` and `config.json` that end one. With `stream` it is server-sent events, ended by
+         *     `[DONE]`.
+         */
+        post: operations["createChatCompletion"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/tokenize": {
         parameters: {
             query?: never;
@@ -924,6 +948,100 @@ export interface paths {
         };
         /** The special tokens of a model's tokenizer */
         get: operations["getTokenizerInfo"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The server, in the Open Inference Protocol */
+        get: operations["getProtocolServer"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/health/live": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Is the process alive, in the Open Inference Protocol */
+        get: operations["getProtocolLive"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/health/ready": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Can it take requests, in the Open Inference Protocol
+         * @description Fails with 503 while the database does not answer within 2 s, and during shutdown.
+         */
+        get: operations["getProtocolReady"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What a model takes and gives, in the Open Inference Protocol
+         * @description Its tensors are described, not taken; text is completed under `/v1`.
+         */
+        get: operations["getProtocolModel"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v2/models/{model}/ready": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Can a model be asked, in the Open Inference Protocol
+         * @description A registered checkpoint can; the first request loads it.
+         */
+        get: operations["getProtocolModelReady"];
         put?: never;
         post?: never;
         delete?: never;
@@ -2025,11 +2143,7 @@ export interface components {
              * @default null
              */
             seed: number | null;
-            /**
-             * @description Texts that end the generation; they are not part of the output.
-             * @default null
-             */
-            stop: null | string | string[];
+            stop?: components["schemas"]["StopTexts"];
             /**
              * @description Give the prompt back too, with its logprobs where asked for.
              * @default false
@@ -2042,10 +2156,16 @@ export interface components {
             logprobs: number | null;
             /** @default false */
             stream: boolean;
-            stream_options?: null | {
-                /** @description Send a last chunk with the token counts. */
-                include_usage?: boolean;
-            };
+            stream_options?: components["schemas"]["StreamOptions"];
+        };
+        /**
+         * @description Texts that end the generation; they are not part of the output.
+         * @default null
+         */
+        StopTexts: null | string | string[];
+        StreamOptions: null | {
+            /** @description Send a last chunk with the token counts. */
+            include_usage?: boolean;
         };
         CompletionLogprobs: {
             tokens: string[];
@@ -2082,15 +2202,145 @@ export interface components {
             choices: components["schemas"]["CompletionChoice"][];
             usage?: components["schemas"]["CompletionUsage"] | null;
         };
+        ChatTextPart: {
+            /** @constant */
+            type: "text";
+            text: string;
+        };
+        ChatMessage: {
+            /**
+             * @description Which of them a checkpoint knows, its template decides.
+             * @enum {string}
+             */
+            role: "system" | "developer" | "user" | "assistant";
+            /** @description A text, or texts, which become lines of one. */
+            content: string | components["schemas"]["ChatTextPart"][];
+        };
+        ChatMessages: components["schemas"]["ChatMessage"][];
+        ChatCompletionRequest: {
+            model: components["schemas"]["Reference"];
+            messages: components["schemas"]["ChatMessages"];
+            /**
+             * @description Tokens to make at most; the rest of the context unless given.
+             * @default null
+             */
+            max_completion_tokens: number | null;
+            /**
+             * @description The older name of `max_completion_tokens`.
+             * @default null
+             */
+            max_tokens: number | null;
+            /**
+             * @description 0 takes the most probable token each time.
+             * @default 1
+             */
+            temperature: number;
+            /**
+             * @description Only the most probable tokens that together reach this mass.
+             * @default 1
+             */
+            top_p: number;
+            /**
+             * @description Choices.
+             * @default 1
+             */
+            n: number;
+            /**
+             * @description Same seed, same sample; random unless given.
+             * @default null
+             */
+            seed: number | null;
+            stop?: components["schemas"]["StopTexts"];
+            /**
+             * @description Log-probabilities of the tokens.
+             * @default false
+             */
+            logprobs: boolean;
+            /**
+             * @description So many most probable alternatives, with `logprobs`.
+             * @default null
+             */
+            top_logprobs: number | null;
+            /** @default false */
+            stream: boolean;
+            stream_options?: components["schemas"]["StreamOptions"];
+        };
+        ChatAlternative: {
+            token: string;
+            logprob: number;
+            /** @description UTF-8; null for a token that stands for no text. */
+            bytes: number[] | null;
+        };
+        ChatLogprobs: {
+            content: {
+                token: string;
+                logprob: number;
+                /** @description UTF-8; null for a token that stands for no text. */
+                bytes: number[] | null;
+                top_logprobs: components["schemas"]["ChatAlternative"][];
+            }[];
+            refusal: null;
+        };
+        ChatChoice: {
+            index: number;
+            message: {
+                /** @constant */
+                role: "assistant";
+                content: string;
+                refusal: null;
+            };
+            /** @enum {string} */
+            finish_reason: "stop" | "length";
+            logprobs: components["schemas"]["ChatLogprobs"] | null;
+        };
+        ChatCompletion: {
+            id: string;
+            /** @constant */
+            object: "chat.completion";
+            /** @description Unix seconds. */
+            created: number;
+            model: string;
+            choices: components["schemas"]["ChatChoice"][];
+            usage: components["schemas"]["CompletionUsage"];
+        };
+        /** @description One event of a stream. */
+        ChatCompletionChunk: {
+            id: string;
+            /** @constant */
+            object: "chat.completion.chunk";
+            /** @description Unix seconds. */
+            created: number;
+            model: string;
+            choices: {
+                index: number;
+                delta: {
+                    /** @constant */
+                    role?: "assistant";
+                    content?: string;
+                };
+                /** @description Null until the choice ends. */
+                finish_reason: ("stop" | "length") | null;
+                logprobs: components["schemas"]["ChatLogprobs"] | null;
+            }[];
+            usage?: components["schemas"]["CompletionUsage"] | null;
+        };
+        /** @description A text, or a conversation, which becomes one by the checkpoint's chat template. */
         TokenizeRequest: {
             /** @description May be left out where the service has only one checkpoint. */
             model?: components["schemas"]["Reference"];
-            prompt: string;
+            /** @description Either this or `messages`. */
+            prompt?: string;
+            messages?: components["schemas"]["ChatMessages"];
             /**
-             * @description Add what the tokenizer adds by default, such as a beginning-of-sequence token.
+             * @description Add what the tokenizer adds by default, such as a beginning-of-sequence token; unless given, to a `prompt`, but not to `messages`, whose template writes its own.
+             * @default null
+             */
+            add_special_tokens: boolean | null;
+            /**
+             * @description End `messages` with what opens an answer.
              * @default true
              */
-            add_special_tokens: boolean;
+            add_generation_prompt: boolean;
         };
         TokenizeResponse: {
             tokens: components["schemas"]["TokenId"][];
@@ -2113,6 +2363,34 @@ export interface components {
             unk_token: string | null;
             chat_template: string | null;
             vocab_size: number;
+        };
+        ProtocolServer: {
+            name: string;
+            version: string;
+            extensions: string[];
+        };
+        ProtocolLive: {
+            live: boolean;
+        };
+        ProtocolReady: {
+            ready: boolean;
+        };
+        ProtocolTensor: {
+            name: string;
+            /** @enum {string} */
+            datatype: "INT64" | "FP32";
+            shape: number[];
+        };
+        ProtocolModel: {
+            name: string;
+            versions: components["schemas"]["CheckpointId"][];
+            platform: string;
+            inputs: components["schemas"]["ProtocolTensor"][];
+            outputs: components["schemas"]["ProtocolTensor"][];
+        };
+        ProtocolModelReady: {
+            name: string;
+            ready: boolean;
         };
     };
     responses: {
@@ -2156,6 +2434,8 @@ export interface components {
         };
     };
     parameters: {
+        /** @description Id or name of a checkpoint. */
+        ModelInPath: components["schemas"]["Reference"];
         /** @description Entries in this page. */
         Limit: number;
         /** @description `next` of the page before. */
@@ -3707,7 +3987,7 @@ export interface operations {
             header?: never;
             path: {
                 /** @description Id or name of a checkpoint. */
-                model: components["schemas"]["Reference"];
+                model: components["parameters"]["ModelInPath"];
             };
             cookie?: never;
         };
@@ -3752,6 +4032,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Completion"];
+                    "text/event-stream": string;
+                };
+            };
+            "4XX": components["responses"]["Problem"];
+            "5XX": components["responses"]["Problem"];
+        };
+    };
+    createChatCompletion: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChatCompletionRequest"];
+            };
+        };
+        responses: {
+            /** @description The answer. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChatCompletion"];
                     "text/event-stream": string;
                 };
             };
@@ -3842,6 +4155,120 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["TokenizerInfo"];
+                };
+            };
+            "4XX": components["responses"]["Problem"];
+            "5XX": components["responses"]["Problem"];
+        };
+    };
+    getProtocolServer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Name and version. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProtocolServer"];
+                };
+            };
+            "4XX": components["responses"]["Problem"];
+        };
+    };
+    getProtocolLive: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Alive. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProtocolLive"];
+                };
+            };
+            "4XX": components["responses"]["Problem"];
+        };
+    };
+    getProtocolReady: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Ready. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProtocolReady"];
+                };
+            };
+            503: components["responses"]["Problem"];
+            "4XX": components["responses"]["Problem"];
+        };
+    };
+    getProtocolModel: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or name of a checkpoint. */
+                model: components["parameters"]["ModelInPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Names, types and shapes; -1 is any size. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProtocolModel"];
+                };
+            };
+            "4XX": components["responses"]["Problem"];
+            "5XX": components["responses"]["Problem"];
+        };
+    };
+    getProtocolModelReady: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or name of a checkpoint. */
+                model: components["parameters"]["ModelInPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It can. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProtocolModelReady"];
                 };
             };
             "4XX": components["responses"]["Problem"];

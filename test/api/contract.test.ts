@@ -117,7 +117,17 @@ describe("the contract", () => {
       assert.ok("4XX" in (operation["responses"] as Node), id);
     }
     const open = contract.operations.filter(({ scope }) => scope === "none").map(({ path }) => path);
-    assert.deepEqual(open, ["/", "/healthz", "/readyz", "/openapi.yaml", "/docs", "/docs/{asset}"]);
+    assert.deepEqual(open, [
+      "/",
+      "/healthz",
+      "/readyz",
+      "/openapi.yaml",
+      "/docs",
+      "/docs/{asset}",
+      "/v2",
+      "/v2/health/live",
+      "/v2/health/ready",
+    ]);
   });
 
   test("every POST takes an Idempotency-Key", () => {

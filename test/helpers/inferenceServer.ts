@@ -64,6 +64,7 @@ function storeOf(checkpoints: Map<string, ResolvedCheckpoint>, names: Readonly<R
       }),
       resolve: async (row: CheckpointRow) => find(row.id),
     },
+    ping: async () => undefined,
     keys: { count: async () => 0, verify: async () => null },
   } as unknown as Store;
 }

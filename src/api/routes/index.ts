@@ -12,6 +12,7 @@ import { createEvaluationHandlers } from "./evaluations.ts";
 import { createEvaluationSampleHandlers } from "./evaluationSamples.ts";
 import { createGrowthHandlers } from "./growth.ts";
 import { createInferenceHandlers } from "./inference.ts";
+import { createProtocolHandlers } from "./inferenceProtocol.ts";
 import { createJobHistoryHandlers } from "./jobHistory.ts";
 import { createJobHandlers } from "./jobs.ts";
 import { createKeyHandlers } from "./keys.ts";
@@ -36,5 +37,6 @@ export function createHandlers(deps: RouteDeps): Handlers {
     ...createComputeHandlers(deps),
     ...createKeyHandlers(deps),
     ...createInferenceHandlers(deps),
+    ...createProtocolHandlers(deps),
   } satisfies Handlers;
 }

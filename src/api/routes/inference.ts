@@ -1,19 +1,25 @@
 /**
- * OpenAI-compatible inference over the registered checkpoints: models, completions, and the tokenizer routes that
- * vLLM has and lm-evaluation-harness asks for. Handlers only; how a completion is made is told in the files beside
- * this one (`inferenceCompletion.ts` first).
+ * OpenAI-compatible inference over the registered checkpoints: models, completions and chat. Handlers only; how an
+ * answer is made is told in the files beside this one (`inferenceJob.ts` first).
  */
+import { createStopTokens } from "../../engine/serving/stopTokens.ts";
 import { createTokenizers } from "../../engine/serving/tokenizers.ts";
 import type { Tokenizers } from "../../engine/serving/tokenizers.ts";
 import type { ModelPool } from "../../engine/serving/types.ts";
 import type { Store } from "../../engine/store/types.ts";
+import type { Tokenizer } from "../../engine/tokenizer/tokenizer.ts";
 import { checkVocabulary } from "../../engine/tokenizer/tokenizer.ts";
-import type { Handler, HandlersOf } from "../handlers.ts";
-import { completionChunks, completionDeltas, wholeCompletion } from "./inferenceCompletion.ts";
-import type { CompletionJob } from "./inferenceCompletion.ts";
+import type { Handler, HandlersOf, Schemas } from "../handlers.ts";
+import { chatChunks, renderConversation, wholeChat } from "./inferenceChat.ts";
+import { completionChunks, wholeCompletion } from "./inferenceCompletion.ts";
+import type { InferenceJob } from "./inferenceJob.ts";
+import { choiceDeltas } from "./inferenceJob.ts";
+import type { InferenceModel } from "./inferenceModel.ts";
 import { findModel, presentModel, requireTokenizer } from "./inferenceModel.ts";
-import { checkLength, readPrompts, wrong } from "./inferencePrompt.ts";
+import { chatPrompt, readPrompts, wrong } from "./inferencePrompt.ts";
 import { streamChunks } from "./inferenceStream.ts";
+import { createTokenizerHandlers } from "./inferenceTokenizer.ts";
+import type { TokenizerOperations } from "./inferenceTokenizer.ts";
 
 export interface InferenceDeps {
   readonly store: Store;
@@ -21,7 +27,7 @@ export interface InferenceDeps {
 }
 
 type InferenceOperations =
-  "listModels" | "getModel" | "createCompletion" | "tokenize" | "detokenize" | "getTokenizerInfo";
+  "listModels" | "getModel" | "createCompletion" | "createChatCompletion" | TokenizerOperations;
 
 export type InferenceHandlers = HandlersOf<InferenceOperations>;
 
@@ -34,6 +40,7 @@ export function createInferenceHandlers(
   tokenizers: Tokenizers = createTokenizers(),
 ): InferenceHandlers {
   const { store } = deps;
+  const parts = { ...deps, tokenizers, stopTokens: createStopTokens() };
   return {
     async listModels({ query }) {
       const { limit, after } = query;
@@ -42,59 +49,105 @@ export function createInferenceHandlers(
       return { status: 200, body: { object: "list", data, has_more: page.next !== null, next: page.next } };
     },
     getModel: async ({ path }) => ({ status: 200, body: presentModel(await store.checkpoints.get(path.model)) }),
-    createCompletion: completionHandler(deps, tokenizers),
-    async tokenize({ body }) {
-      const model = await findModel(store, body.model ?? null);
-      const source = requireTokenizer(model);
-      checkLength([body.prompt]);
-      const [tokens = []] = await tokenizers.encode(source, [body.prompt], body.add_special_tokens);
-      const max_model_len = model.checkpoint.manifest.config.maxPositionEmbeddings;
-      return { status: 200, body: { tokens, count: tokens.length, max_model_len } };
-    },
-    async detokenize({ body }) {
-      const source = requireTokenizer(await findModel(store, body.model ?? null));
-      return { status: 200, body: { prompt: await tokenizers.decode(source, body.tokens) } };
-    },
-    async getTokenizerInfo({ query }) {
-      const model = await findModel(store, query.model ?? null);
-      const tokenizer = await tokenizers.load(requireTokenizer(model));
-      const { bosToken, eosToken, padToken, unkToken } = tokenizer.specialTokens;
-      return {
-        status: 200,
-        body: {
-          model: model.row.id,
-          bos_token: bosToken,
-          eos_token: eosToken,
-          pad_token: padToken,
-          unk_token: unkToken,
-          chat_template: tokenizer.chatTemplate,
-          vocab_size: tokenizer.vocabSize,
-        },
-      };
-    },
+    createCompletion: completionHandler(parts),
+    createChatCompletion: chatHandler(parts),
+    ...createTokenizerHandlers(store, tokenizers),
   };
 }
 
-function completionHandler({ store, pool }: InferenceDeps, tokenizers: Tokenizers): Handler<"createCompletion"> {
+interface Parts extends InferenceDeps {
+  readonly tokenizers: Tokenizers;
+  readonly stopTokens: ReturnType<typeof createStopTokens>;
+}
+
+function completionHandler(parts: Parts): Handler<"createCompletion"> {
+  const { store, tokenizers } = parts;
   return async ({ body, signal }) => {
     const model = await findModel(store, body.model);
     const prompts = await readPrompts(body.prompt, body.echo && body.logprobs !== null, model, tokenizers);
     if (prompts.length * body.n > maxChoices) {
       throw wrong("/n", `times ${prompts.length} prompts is ${prompts.length * body.n} choices; at most ${maxChoices}`);
     }
-    const stops = typeof body.stop === "string" ? [body.stop] : (body.stop ?? []);
+    const stops = stopsOf(body.stop);
     if (stops.length > 0 && model.tokenizer === null) {
       throw wrong("/stop", `cannot be honoured: ${model.row.id} has no tokenizer, so its text is empty`);
     }
-    const tokenizer = model.tokenizer === null ? null : await tokenizers.load(model.tokenizer);
-    if (tokenizer !== null) checkVocabulary(tokenizer, model.checkpoint.manifest.config.vocabSize);
+    const tokenizer = model.tokenizer === null ? null : await loadTokenizer(model, tokenizers);
     const left = new AbortController();
-    const job: CompletionJob = {
-      ...{ body, model, tokenizer, prompts, pool },
+    const job: InferenceJob = {
+      ...{ model, tokenizer, prompts, n: body.n, seed: body.seed, stops, pool: parts.pool },
+      stopIds: await parts.stopTokens.of(model.checkpoint, tokenizer?.eosTokenId ?? null),
+      settings: {
+        ...{ maxTokens: body.max_tokens, temperature: body.temperature, topP: body.top_p },
+        ...{ logprobs: body.logprobs, echo: body.echo },
+      },
       signal: AbortSignal.any([signal, left.signal]),
     };
-    const deltas = completionDeltas(job);
-    if (!body.stream) return { status: 200, body: await wholeCompletion(job, deltas) };
-    return streamChunks(completionChunks(job, deltas), left, signal);
+    const withUsage = body.stream_options?.include_usage === true;
+    const presentation = { model: body.model, withLogprobs: body.logprobs !== null, withUsage };
+    const deltas = choiceDeltas(job);
+    if (!body.stream) return { status: 200, body: await wholeCompletion(job, presentation, deltas) };
+    return streamChunks(completionChunks(job, presentation, deltas), left, signal);
   };
+}
+
+function chatHandler(parts: Parts): Handler<"createChatCompletion"> {
+  const { store, tokenizers } = parts;
+  return async ({ body, signal }) => {
+    const model = await findModel(store, body.model);
+    const source = requireTokenizer(model);
+    const tokenizer = await loadTokenizer(model, tokenizers);
+    const options = { id: model.row.id, tokenizer, addGenerationPrompt: true };
+    const text = await renderConversation(body.messages, options, tokenizers);
+    // The template has written the special tokens.
+    const [ids = []] = await tokenizers.encode(source, [text], false);
+    const prompt = chatPrompt(ids, model);
+    const left = new AbortController();
+    const job: InferenceJob = {
+      ...{
+        model,
+        tokenizer,
+        prompts: [prompt],
+        n: body.n,
+        seed: body.seed,
+        stops: stopsOf(body.stop),
+        pool: parts.pool,
+      },
+      stopIds: await parts.stopTokens.of(model.checkpoint, tokenizer.eosTokenId),
+      settings: {
+        ...{ maxTokens: answerTokens(body, model), temperature: body.temperature, topP: body.top_p },
+        ...{ logprobs: chatLogprobs(body), echo: false },
+      },
+      signal: AbortSignal.any([signal, left.signal]),
+    };
+    const withUsage = body.stream_options?.include_usage === true;
+    const presentation = { model: body.model, withLogprobs: body.logprobs, withUsage };
+    const deltas = choiceDeltas(job);
+    if (!body.stream) return { status: 200, body: await wholeChat(job, presentation, deltas) };
+    return streamChunks(chatChunks(job, presentation, deltas), left, signal);
+  };
+}
+
+/** Two names for one thing: the newer one goes first, and both are taken only where they agree. */
+function answerTokens(body: Schemas["ChatCompletionRequest"], model: InferenceModel): number {
+  const { max_completion_tokens: wanted, max_tokens: older } = body;
+  if (wanted !== null && older !== null && wanted !== older) {
+    throw wrong("/max_tokens", `is ${older} and max_completion_tokens ${wanted}; give one of them`);
+  }
+  return wanted ?? older ?? model.checkpoint.manifest.config.maxPositionEmbeddings;
+}
+
+function chatLogprobs({ logprobs, top_logprobs: top }: Schemas["ChatCompletionRequest"]): number | null {
+  if (!logprobs && top !== null) throw wrong("/top_logprobs", "needs logprobs to be true");
+  return logprobs ? (top ?? 0) : null;
+}
+
+function stopsOf(stop: Schemas["CompletionRequest"]["stop"]): readonly string[] {
+  return typeof stop === "string" ? [stop] : (stop ?? []);
+}
+
+async function loadTokenizer(model: InferenceModel, tokenizers: Tokenizers): Promise<Tokenizer> {
+  const tokenizer = await tokenizers.load(requireTokenizer(model));
+  checkVocabulary(tokenizer, model.checkpoint.manifest.config.vocabSize);
+  return tokenizer;
 }

@@ -17,6 +17,7 @@ export const openAiOperations: ReadonlySet<string> = new Set([
   "listModels",
   "getModel",
   "createCompletion",
+  "createChatCompletion",
   "tokenize",
   "detokenize",
   "getTokenizerInfo",

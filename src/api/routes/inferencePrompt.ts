@@ -67,6 +67,22 @@ export function checkLength(texts: readonly string[]): void {
   throw wrong("/prompt", `has ${length} characters; at most ${maxPromptLength} are taken`);
 }
 
+/** @returns a conversation's ids. @throws invalid_request when no room is left for an answer */
+export function chatPrompt(ids: readonly number[], model: InferenceModel): Prompt {
+  const { maxPositionEmbeddings, vocabSize } = model.checkpoint.manifest.config;
+  if (ids.length === 0)
+    throw wrong("/messages", "are no tokens in the checkpoint's chat template; at least 1 is needed");
+  if (ids.length > maxPositionEmbeddings) {
+    throw wrong(
+      "/messages",
+      `are ${ids.length} tokens; the context of ${model.row.id} takes at most ${maxPositionEmbeddings}`,
+    );
+  }
+  const bad = ids.find((id) => id >= vocabSize);
+  if (bad !== undefined) throw wrong("/messages", `hold id ${bad}; ids of ${model.row.id} are 0 to ${vocabSize - 1}`);
+  return { ids, text: null };
+}
+
 export function wrong(pointer: string, detail: string): CodedError {
   return new CodedError("invalid_request", `${pointer.slice(1)} ${detail}`, { fields: [{ pointer, detail }] });
 }

@@ -18,6 +18,8 @@ export interface TokenizerFiles {
   readonly tokenizerJson: string | Uint8Array;
   readonly tokenizerConfigJson?: string | Uint8Array | undefined;
   readonly specialTokensMap?: string | Uint8Array | undefined;
+  /** chat_template.jinja; it goes before the template of tokenizer_config.json. */
+  readonly chatTemplate?: string | Uint8Array | undefined;
 }
 
 /** Tried in order when no file names the end-of-sequence token. */
@@ -43,6 +45,10 @@ function findSpecialTokens(parsed: ParsedTokenizerJson, config: JsonObject, map:
     unkToken: named("unk_token") ?? parsed.unkToken,
     padToken: named("pad_token"),
   };
+}
+
+function textOf(content: string | Uint8Array): string {
+  return typeof content === "string" ? content : new TextDecoder().decode(content);
 }
 
 /** The default chat template; a list of named ones has it under `default`. */
@@ -147,7 +153,7 @@ export function createHuggingFaceTokenizer(files: TokenizerFiles): Tokenizer {
     bosTokenId: idOf(specialTokens.bosToken),
     eosTokenId: idOf(specialTokens.eosToken),
     specialTokens,
-    chatTemplate: findChatTemplate(config),
+    chatTemplate: files.chatTemplate === undefined ? findChatTemplate(config) : textOf(files.chatTemplate),
     modelMaxLength: findModelMaxLength(config),
     encode: makeEncode(library, vocabSize),
     decode,

@@ -9,10 +9,12 @@ import { createBytesTokenizer } from "./bytesTokenizer.ts";
 import type { TokenizerFiles } from "./huggingFaceTokenizer.ts";
 import { createHuggingFaceTokenizer } from "./huggingFaceTokenizer.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { invalid, maxTokenizerConfigBytes, maxTokenizerJsonBytes } from "./tokenizerJson.ts";
+import { invalid, maxChatTemplateBytes, maxTokenizerConfigBytes, maxTokenizerJsonBytes } from "./tokenizerJson.ts";
 
 /** The files of a checkpoint that make its tokenizer; the rest of a directory does not matter to it. */
-export const tokenizerFileNames = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] as const;
+export const tokenizerFileNames = [
+  ...["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"],
+] as const;
 
 /**
  * Builds a Hugging Face tokenizer from file contents.
@@ -55,5 +57,6 @@ export async function loadTokenizerRef(
     tokenizerJson,
     tokenizerConfigJson: await read("tokenizer_config.json", maxTokenizerConfigBytes),
     specialTokensMap: await read("special_tokens_map.json", maxTokenizerConfigBytes),
+    chatTemplate: await read("chat_template.jinja", maxChatTemplateBytes),
   });
 }

@@ -11,6 +11,7 @@ import type { JsonObject, JsonValue } from "../../ops/manifest.ts";
 export const maxTokenizerJsonBytes = 64 * 1024 * 1024;
 /** The largest tokenizer_config.json or special_tokens_map.json read, bytes. */
 export const maxTokenizerConfigBytes = 8 * 1024 * 1024;
+export const maxChatTemplateBytes = 1024 * 1024;
 /** Ids must be below this: no embedding of a model is larger. */
 export const maxTokenId = 1 << 24;
 /** Levels of nesting accepted outside vocabulary and merges. */

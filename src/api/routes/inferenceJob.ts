@@ -1,0 +1,116 @@
+/**
+ * What completions and chat have in common: prompts as token ids, and for each of them `n` choices, generated
+ * together. How they are shown is told in `inferenceCompletion.ts` and `inferenceChat.ts`.
+ */
+import { randomInt } from "node:crypto";
+import type { GenerateRequest } from "../../engine/infer/servedModel.ts";
+import type { ModelPool } from "../../engine/serving/types.ts";
+import type { Tokenizer } from "../../engine/tokenizer/tokenizer.ts";
+import type { Schemas } from "../handlers.ts";
+import type { ChoiceDelta } from "./inferenceChoice.ts";
+import { readChoice } from "./inferenceChoice.ts";
+import type { InferenceModel } from "./inferenceModel.ts";
+import { inParallel } from "./inferenceParallel.ts";
+import type { Prompt } from "./inferencePrompt.ts";
+
+export interface InferenceJob {
+  readonly model: InferenceModel;
+  readonly tokenizer: Tokenizer | null;
+  readonly prompts: readonly Prompt[];
+  /** Choices per prompt. */
+  readonly n: number;
+  /** Null for a random one. */
+  readonly seed: number | null;
+  readonly stops: readonly string[];
+  readonly stopIds: readonly number[];
+  readonly settings: Pick<GenerateRequest, "maxTokens" | "temperature" | "topP" | "logprobs" | "echo">;
+  readonly pool: ModelPool;
+  /** Aborted when nobody wants the answer any more. */
+  readonly signal: AbortSignal;
+}
+
+export interface IndexedDelta extends ChoiceDelta {
+  /** Prompt number x n + choice number. */
+  readonly index: number;
+}
+
+/** Choices of one request that are generated at the same time: a request with many leaves room for others. */
+const maxParallelChoices = 8;
+
+/** @returns the deltas of all choices; those of one are in order. @throws what generating throws */
+export async function* choiceDeltas(job: InferenceJob): AsyncGenerator<IndexedDelta> {
+  // 48 bits: the most that Node draws without bias.
+  const seed = job.seed ?? randomInt(2 ** 48 - 1);
+  const left = new AbortController();
+  const signal = AbortSignal.any([job.signal, left.signal]);
+  const sources = job.prompts.flatMap((prompt, number) =>
+    Array.from({ length: job.n }, (_, choice) => () => {
+      const index = number * job.n + choice;
+      return indexed(
+        index,
+        readChoice(choiceOptions(job, prompt), generate(job, prompt, seedOf(seed, choice), index, signal)),
+      );
+    }),
+  );
+  yield* inParallel(sources, maxParallelChoices, () => left.abort());
+}
+
+async function* indexed(index: number, deltas: AsyncIterable<ChoiceDelta>): AsyncGenerator<IndexedDelta> {
+  for await (const delta of deltas) yield { ...delta, index };
+}
+
+function choiceOptions({ tokenizer, stops, settings }: InferenceJob, prompt: Prompt) {
+  return { tokenizer, prompt, stops, echo: settings.echo, withLogprobs: settings.logprobs !== null };
+}
+
+function generate(
+  { model, stopIds, settings, pool }: InferenceJob,
+  prompt: Prompt,
+  seed: number,
+  index: number,
+  signal: AbortSignal,
+) {
+  const request: GenerateRequest = { ...settings, promptIds: prompt.ids, seed, stopIds };
+  return pool.generate(model.checkpoint, request, signal, index > 0);
+}
+
+/** Each choice of a prompt has a seed of its own; negative seeds, which OpenAI allows, wrap into [0, 2^53). */
+function seedOf(seed: number, choice: number): number {
+  const sum = BigInt(seed) + BigInt(choice);
+  return Number(BigInt.asUintN(53, sum));
+}
+
+/** What became of one choice. */
+export interface WholeChoice {
+  readonly index: number;
+  readonly text: string;
+  readonly entries: ChoiceDelta["entries"];
+  readonly finish: "stop" | "length";
+}
+
+/** @returns all choices by their index, and the tokens computed for them. */
+export async function wholeChoices(
+  deltas: AsyncIterable<IndexedDelta>,
+): Promise<{ choices: WholeChoice[]; completionTokens: number }> {
+  const parts: { text: string[]; entries: ChoiceDelta["entries"][number][] }[] = [];
+  const choices: WholeChoice[] = [];
+  let completionTokens = 0;
+  for await (const { index, text, entries, finish, tokens } of deltas) {
+    const part = (parts[index] ??= { text: [], entries: [] });
+    part.text.push(text);
+    part.entries.push(...entries);
+    completionTokens += tokens;
+    if (finish !== null) choices.push({ index, text: part.text.join(""), entries: part.entries, finish });
+  }
+  choices.sort((a, b) => a.index - b.index);
+  return { choices, completionTokens };
+}
+
+export function usageOf({ prompts }: InferenceJob, completionTokens: number): Schemas["CompletionUsage"] {
+  const promptTokens = prompts.reduce((sum, prompt) => sum + prompt.ids.length, 0);
+  return {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+  };
+}
