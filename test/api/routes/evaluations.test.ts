@@ -1,6 +1,6 @@
 /** Benchmarks and evaluations over HTTP: a task file of three documents, scored by a real model. */
 import assert from "node:assert/strict";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { assertProblem, startHarness, tinySource, type Harness } from "../helpers/harness.ts";
@@ -58,13 +58,28 @@ describe("evaluations", () => {
     assert.equal(typeof settings.backend, "string");
   });
 
+  test("examples are drawn from the directory's training file, and the result says how many, by which seed", async () => {
+    const lines = questions.map((line) => JSON.stringify({ ...line, question: `${line.question} Say.` }));
+    writeFileSync(join(api.settings.benchmarksDir, "arc_easy", "train.jsonl"), lines.join("\n"));
+    const request = { checkpoint: "base", tasks: ["arc_easy"], num_fewshot: 2, seed: 3, max_length: 60 };
+    const { result } = await api.work("/v1/evaluations", request);
+    const { body } = await api.call("GET", `/v1/evaluations/${result.evaluation}`);
+    const { settings } = body.results[0];
+    assert.deepEqual(
+      [settings.num_fewshot, settings.seed, settings.fewshot_split, settings.max_length, settings.data.fewshot.file],
+      [2, 3, "train", 60, "train.jsonl"],
+    );
+    const samples = await api.call("GET", `/v1/evaluations/${result.evaluation}/samples`);
+    const plain = await api.call("GET", `/v1/evaluations/${evaluation}/samples`);
+    assert.notEqual(samples.body.data[0].prompt_hash, plain.body.data[0].prompt_hash);
+    rmSync(join(api.settings.benchmarksDir, "arc_easy", "train.jsonl"));
+  });
+
   test("lists by checkpoint, and the table of the latest results", async () => {
     const { body } = await api.call("GET", `/v1/evaluations?checkpoint=${checkpoint}`);
-    assert.deepEqual(
-      body.data.map((row: { id: string }) => row.id),
-      [evaluation],
-    );
-    const table = (await api.call("GET", `/v1/benchmarks/results?checkpoint=${checkpoint}&task=arc_easy`)).body;
+    assert.deepEqual(body.data.map((row: { id: string }) => row.id).at(-1), evaluation);
+    const query = `checkpoint=${checkpoint}&task=arc_easy&num_fewshot=0`;
+    const table = (await api.call("GET", `/v1/benchmarks/results?${query}`)).body;
     const [row] = table.data;
     assert.deepEqual([table.data.length, row.scores.arc_easy.evaluation, row.name], [1, evaluation, "base"]);
     assert.equal(row.scores.arc_easy.metric, "acc_norm");

@@ -9,7 +9,7 @@ import { importOf, openTestBed, type TestBed } from "./harness.ts";
 
 /** Plain JavaScript: slow enough to be killed in the middle on any machine. */
 const request: EvaluationRequest = { checkpoint: "base", tasks: ["piqa"], backend: "cpu", bootstrap_iterations: 0 };
-const numDocs = 1500;
+const numDocs = 800;
 const childrenFile = `/proc/${process.pid}/task/${process.pid}/children`;
 
 describe("an evaluation", { skip: existsSync(childrenFile) ? false : "no list of child processes" }, () => {
@@ -51,7 +51,7 @@ describe("an evaluation", { skip: existsSync(childrenFile) ? false : "no list of
     const progress = await store.jobs.events(id, { after: 0, limit: 1_000, type: "progress" });
     const messages = progress.map(({ data }) => String((data as { message?: string }).message));
     assert.ok(
-      messages.some((message) => /piqa: [1-9][0-9]* of 1500 docs were scored before/.test(message)),
+      messages.some((message) => /piqa: [1-9][0-9]* of 800 docs were scored before/.test(message)),
       messages.join("\n"),
     );
     assert.deepEqual(await store.work.parts(id), [], "what was kept goes with the job");
