@@ -11,7 +11,8 @@ import { kernelsFor } from "../src/engine/kernels/index.ts";
 import type { KernelChoice } from "../src/engine/kernels/index.ts";
 import type { Kernels } from "../src/engine/kernels/kernels.ts";
 import { openBlas } from "../src/engine/kernels/native/blas.ts";
-import { withBlas } from "../src/engine/kernels/native/createNativeKernels.ts";
+import { withBf16, withBlas } from "../src/engine/kernels/native/createNativeKernels.ts";
+import { openOneDnn } from "../src/engine/kernels/native/oneDnn.ts";
 import { kernelsOn, openWasmKernels } from "../src/engine/kernels/wasm/createWasmKernels.ts";
 import type { KernelVariant } from "../src/engine/kernels/wasm/variants.ts";
 import { AdamW } from "../src/engine/train/adamw.ts";
@@ -128,7 +129,7 @@ async function measure(name: string, shape: Shape): Promise<void> {
   }
   await report(name, rows);
   for (const row of rows) await row.close();
-  for (const { choice } of engines.slice(-1)) await profileStep(name, shape, choice, weights, optimizer, active);
+  for (const { choice } of engines.slice(-2)) await profileStep(name, shape, choice, weights, optimizer, active);
   optimizer.dispose();
   tf.dispose([...weights.values()]);
 }
@@ -208,11 +209,16 @@ async function profileStep(
   active: { kernels: Kernels },
 ): Promise<void> {
   const wasm = await openWasmKernels();
-  const blas = choice === "native" ? await openBlas(wasm.heap.memory) : null;
+  const products = {
+    native: openBlas,
+    "native-bf16": openOneDnn,
+  }[choice as string];
+  const blas = products ? await products(wasm.heap.memory) : null;
   const made = (profile: Profile | null): Kernels => {
     const functions = profile ? profile.functions(wasm.functions) : wasm.functions;
     const parts = { ...wasm, functions, kernels: kernelsOn(wasm.heap, functions, "profiled") };
-    return blas ? withBlas(parts, profile ? profile.blas(blas) : blas) : parts.kernels;
+    if (!blas) return parts.kernels;
+    return (choice === "native" ? withBlas : withBf16)(parts, profile ? profile.blas(blas) : blas);
   };
   const plain = made(null);
   const x = tf.randomNormal([1024, 1024], 0, 1, "float32", 1) as tf.Tensor2D;

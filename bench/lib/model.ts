@@ -29,6 +29,7 @@ export const benchedKernels: readonly (readonly [title: string, choice: KernelCh
     (variant) => [`wasm-${variant}`, "wasm-simd", variant] as const,
   ),
   ["native", "native"],
+  ["native bf16", "native-bf16"],
 ];
 
 export function configOf({ D, L, heads, F, V }: Shape): LlamaConfig {

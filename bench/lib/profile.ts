@@ -30,6 +30,7 @@ const workOf: Readonly<Record<string, (...sizes: number[]) => { flops?: number; 
   embedding_scatter: (r = 0, v = 0, d = 0) => ({ bytes: 4 * (3 * r * d + v * d) }),
   adamw_step: (size = 0) => ({ bytes: 4 * 7 * size }),
   sum_of_squares: (size = 0) => ({ bytes: 4 * size }),
+  to_bf16: (size = 0) => ({ bytes: 6 * size }),
 };
 
 export class Profile {
@@ -51,7 +52,7 @@ export class Profile {
     return {
       name: blas.name,
       multiply: (m, n, k, ...rest) =>
-        this.#time("blas sgemm", { flops: 2 * m * n * k }, () => blas.multiply(m, n, k, ...rest)),
+        this.#time("matrix products", { flops: 2 * m * n * k }, () => blas.multiply(m, n, k, ...rest)),
     };
   }
 

@@ -472,7 +472,8 @@ export interface paths {
          * @description Starts a job of kind `training`; its result is
          *     `{ checkpoint, tokens, flops, train_loss, validation_loss }`. A run that is stopped in any way (pause,
          *     cancel of the process, crash, restart of the machine) goes on from its last resume point and ends with
-         *     exactly the weights of an undisturbed run.
+         *     exactly the weights of an undisturbed run. A model whose estimate of memory is beyond the backend is refused
+         *     at once with `model_too_large`; `details` says what is needed and which backend here has room.
          */
         post: operations["createTraining"];
         delete?: never;
@@ -1597,6 +1598,7 @@ export interface components {
             dataset: components["schemas"]["Reference"];
             /** @default auto */
             backend: components["schemas"]["BackendName"];
+            precision?: components["schemas"]["Precision"];
             /** @description Tokens to train on; the run has ceil(tokens / batch_tokens) steps. */
             tokens: number;
             /** @description Tokens of one optimizer step; a multiple of `sequence_length`. */
@@ -1634,6 +1636,14 @@ export interface components {
             name?: components["schemas"]["Name"];
             metadata?: components["schemas"]["Metadata"];
         };
+        /**
+         * @description `bf16`: the operands of matrix products are rounded to bfloat16 and summed in float32; weights, gradients,
+         *     moments and all else stay float32, and so does the checkpoint. Refused where the backend cannot do it:
+         *     `GET /v1/backends` says in `features` which can.
+         * @default f32
+         * @enum {string}
+         */
+        Precision: "f32" | "bf16";
         /**
          * @description Which tensors change; the others keep their bytes, and share them with the checkpoint trained from. `new_layers`:
          *     the layers that the last growth of the checkpoint's lineage added. `new_parameters`: all tensors that it built,

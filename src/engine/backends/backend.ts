@@ -23,6 +23,8 @@ export interface BackendProbe {
   readonly memoryBytes: number | null;
   /** False where `auto` passes it over although it works by name: a GPU that is the processor in disguise. */
   readonly automatic?: boolean;
+  /** Why it does not train with precision bf16, or null where it does; absent where it never does. */
+  readonly bf16Refusal?: string | null;
 }
 
 export interface ProbeOptions {

@@ -30,6 +30,8 @@ const processBytes = 256 * 2 ** 20;
 export interface TfjsCompute {
   readonly tfjs: TfjsBackendName;
   readonly kernels: KernelChoice;
+  /** Those that train with precision bf16; absent where there are none. */
+  readonly bf16Kernels?: KernelChoice;
   /** A build of the wasm kernels to insist on; null for the fastest that runs. */
   readonly variant: KernelVariant | null;
   /** Threads that a training may use. */
@@ -43,7 +45,8 @@ export async function* runTraining(
   work: TrainWork,
   signal: AbortSignal,
 ): AsyncGenerator<WorkEvent, void, undefined> {
-  const { kernels, fallbackReason } = await start(compute);
+  const trained = withPrecision(compute, work);
+  const { kernels, fallbackReason } = await start(trained);
   if (fallbackReason !== null) yield { type: "log", level: "warn", message: fallbackReason };
   yield* train(work, kernels, signal, {
     memoryBytes: tensorMemory(compute, work),
@@ -51,7 +54,7 @@ export async function* runTraining(
       most: compute.threads,
       heapBytes: compute.memoryBytes,
       totalBytes: processTensorMemory(work),
-      start: (model, threads) => startGradientThreads(model, threads, compute),
+      start: (model, threads) => startGradientThreads(model, threads, trained),
     },
   });
 }
@@ -100,6 +103,13 @@ export async function load(compute: TfjsCompute, checkpoint: ResolvedCheckpoint)
   checkFits(compute, checkpoint.manifest);
   const { kernels } = await start(compute);
   return loadServedModel(checkpoint, kernels);
+}
+
+/** @returns what a training in its precision computes with. @throws backend_unavailable when there is no such thing */
+function withPrecision(compute: TfjsCompute, { precision = "f32" }: TrainWork): TfjsCompute {
+  if (precision === "f32") return compute;
+  if (compute.bf16Kernels) return { ...compute, kernels: compute.bf16Kernels };
+  throw new CodedError("backend_unavailable", `kernels ${compute.kernels} train with precision f32 only`);
 }
 
 /** What is left for tensors when the process itself may grow to no more than `work.memoryBytes`. */

@@ -29,7 +29,12 @@ export interface ScheduleSettings {
   readonly decaySteps: number;
 }
 
+/** `bf16`: operands of matrix products rounded to bfloat16, all else float32. */
+export type Precision = "f32" | "bf16";
+
 export interface TrainWork {
+  /** f32 unless given. */
+  readonly precision?: Precision;
   readonly checkpoint: ResolvedCheckpoint;
   readonly dataset: ResolvedDataset;
   /** Tokens to train on in all; the run has ceil(tokens / batchTokens) steps. */

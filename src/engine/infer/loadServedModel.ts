@@ -59,8 +59,8 @@ export function llamaDecoder(config: LlamaConfig, weights: Weights, kernels: Ker
   return {
     maxLength: config.maxPositionEmbeddings,
     vocabSize: config.vocabSize,
-    start() {
-      const cache = new KvCache(config.numHiddenLayers);
+    start(capacity) {
+      const cache = new KvCache(config.numHiddenLayers, capacity);
       const context: Context = {
         get length() {
           return cache.length;

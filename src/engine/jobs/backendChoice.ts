@@ -19,8 +19,9 @@ export async function probeBackends(settings: ProbeSettings): Promise<WorkerBack
   const used = known.filter(({ name }) => allowed === null || allowed.includes(name));
   return Promise.all(
     used.map(async ({ name, preference, probe }) => {
-      const { available, automatic = true, reason, device, memoryBytes } = await probe();
-      return { name, preference, available, automatic, reason, device, memoryBytes };
+      const { available, automatic = true, reason, device, memoryBytes, bf16Refusal } = await probe();
+      const known = { name, preference, available, automatic, reason, device, memoryBytes };
+      return bf16Refusal === undefined ? known : { ...known, bf16Refusal };
     }),
   );
 }

@@ -51,6 +51,8 @@ export interface TrainingRequest {
   checkpoint: string;
   dataset: string;
   backend?: string;
+  /** Of the operands of matrix products; f32 unless given. */
+  precision?: "f32" | "bf16";
   tokens: number;
   batch_tokens: number;
   sequence_length: number;

@@ -26,6 +26,8 @@ export interface Selector {
   /** Eighths of an octave: the job needs at most 2^(sizeClass / 8) bytes; 0 where nothing is known. */
   readonly sizeClass: number;
   readonly need: Need;
+  /** Of a training with precision bf16, which not every backend can do. */
+  readonly bf16?: true;
 }
 
 /** What a worker can do. */
@@ -54,6 +56,7 @@ export function selectorOf({ kind, request, backend, needsBytes }: QueuedJob): S
     backend: backend ?? (typeof asked === "string" ? asked : "auto"),
     sizeClass: classOf(needsBytes),
     need,
+    ...(request["precision"] === "bf16" ? { bf16: true } : {}),
   };
 }
 
@@ -76,18 +79,19 @@ export function bytesOf({ sizeClass }: Selector): number | null {
 }
 
 /** @returns the name of the selector's queue, e.g. `compute.auto.256.nothing`. */
-export function formatSelector({ lane, backend, sizeClass, need }: Selector): string {
-  return [lane, backend ?? "-", sizeClass, need].join(".");
+export function formatSelector({ lane, backend, sizeClass, need, bf16 }: Selector): string {
+  return [lane, backend ?? "-", sizeClass, need, ...(bf16 ? ["bf16"] : [])].join(".");
 }
 
 /** @returns what `formatSelector` was given, or null for any other text. */
 export function parseSelector(text: string): Selector | null {
-  const match = /^(compute|prepare)\.([a-z][a-z0-9_-]*|-)\.(\d{1,4})\.(nothing|files|benchmarks)$/.exec(text);
+  const match = /^(compute|prepare)\.([a-z][a-z0-9_-]*|-)\.(\d{1,4})\.(nothing|files|benchmarks)(\.bf16)?$/.exec(text);
   if (!match) return null;
-  const [, lane, backend = "-", sizeClass, need] = match;
+  const [, lane, backend = "-", sizeClass, need, bf16] = match;
   return {
     ...{ lane: lane as Lane, backend: backend === "-" ? null : backend },
     ...{ sizeClass: Number(sizeClass), need: need as Need },
+    ...(bf16 ? { bf16: true } : {}),
   };
 }
 
@@ -99,12 +103,22 @@ export function canServe(selector: Selector, ability: Ability): boolean {
 
 /** @returns the most preferred backend that the selector allows and whose memory is enough, or null. */
 export function backendFor(selector: Selector, backends: readonly WorkerBackend[]): WorkerBackend | null {
-  const bytes = bytesOf(selector) ?? 0;
-  const fits = ({ name, available, automatic, memoryBytes }: WorkerBackend): boolean =>
-    available &&
-    (selector.backend === name || (selector.backend === "auto" && automatic)) &&
-    (memoryBytes === null || bytes <= memoryBytes);
-  return backends.filter(fits).sort((a, b) => b.preference - a.preference)[0] ?? null;
+  const named = backends.filter((backend) => isAsked(selector, backend));
+  const able = named.filter((backend) => canCompute(selector, backend) && hasRoom(selector, backend));
+  return able.sort((a, b) => b.preference - a.preference)[0] ?? null;
+}
+
+function isAsked({ backend }: Selector, { name, automatic }: WorkerBackend): boolean {
+  const asked = backend ?? "auto";
+  return asked === name || (asked === "auto" && automatic);
+}
+
+function canCompute({ bf16 }: Selector, backend: WorkerBackend): boolean {
+  return backend.available && (!bf16 || backend.bf16Refusal === null);
+}
+
+function hasRoom(selector: Selector, { memoryBytes }: WorkerBackend): boolean {
+  return memoryBytes === null || (bytesOf(selector) ?? 0) <= memoryBytes;
 }
 
 /**
@@ -115,17 +129,31 @@ export function pickBackend(selector: Selector, backends: readonly WorkerBackend
   const found = backendFor(selector, backends);
   if (found) return found.name;
   const asked = selector.backend ?? "auto";
-  const named = backends.filter(({ name, automatic }) => (asked === "auto" && automatic) || asked === name);
-  const large = named.filter(({ available }) => available);
-  if (large.length > 0) {
-    const most = Math.max(...large.map(({ memoryBytes }) => memoryBytes ?? 0));
-    const needs = Math.round(bytesOf(selector) ?? 0);
-    const message = `backend ${asked}: the model needs about ${needs} bytes, ${most} are there`;
-    throw new CodedError("model_too_large", message, { details: { neededBytes: needs, availableBytes: most } });
-  }
-  const why = named.map(({ name, reason }) => `${name}: ${reason ?? "no reason given"}`).join("; ");
+  const named = backends.filter((backend) => isAsked(selector, backend));
+  const large = named.filter((backend) => canCompute(selector, backend));
+  if (large.length > 0) throw tooLarge(selector, large, backends);
+  const why = named.map((backend) => `${backend.name}: ${refusalOf(backend)}`).join("; ");
   throw new CodedError(
     "backend_unavailable",
     `backend ${asked} is not available: ${why || "it is not among BACKENDS"}`,
   );
+}
+
+/** Why a backend that does not serve does not. */
+function refusalOf({ name, available, reason, bf16Refusal }: WorkerBackend): string {
+  if (!available) return reason ?? "no reason given";
+  return bf16Refusal ?? `${name} trains with precision f32 only`;
+}
+
+/** @param all among which one that was not asked for may have room */
+function tooLarge(selector: Selector, asked: readonly WorkerBackend[], all: readonly WorkerBackend[]): CodedError {
+  const availableBytes = Math.max(...asked.map(({ memoryBytes }) => memoryBytes ?? 0));
+  const neededBytes = Math.round(bytesOf(selector) ?? 0);
+  const roomy = all.filter((other) => canCompute(selector, other) && hasRoom(selector, other)).map(({ name }) => name);
+  const advice = roomy.length > 0 ? `there is room on backend ${roomy.join(", ")}` : "no backend here has room for it";
+  const name = selector.backend ?? "auto";
+  const message = `backend ${name}: the model needs about ${neededBytes} bytes, ${availableBytes} are there; ${advice}`;
+  return new CodedError("model_too_large", message, {
+    details: { neededBytes, availableBytes, backendsWithRoom: roomy },
+  });
 }

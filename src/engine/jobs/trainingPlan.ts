@@ -101,6 +101,7 @@ export function planTraining(inputs: TrainingInputs): TrainWork {
   const hasValidation = dataset.manifest.numValidationTokens > request.sequence_length;
   return {
     ...{ checkpoint, dataset, resume, blobDir, saveEveryMs, memoryBytes },
+    precision: request.precision ?? "f32",
     tokens: request.tokens,
     batchTokens: request.batch_tokens,
     sequenceLength: request.sequence_length,

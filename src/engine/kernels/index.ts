@@ -10,7 +10,7 @@ import type { KernelVariant } from "./wasm/variants.ts";
 export { referenceKernels };
 
 /** `auto`: the fastest that loads without a library of the machine. The others are loaded or refused. */
-export type KernelChoice = "auto" | "reference" | "wasm-simd" | "native";
+export type KernelChoice = "auto" | "reference" | "wasm-simd" | "native" | "native-bf16";
 
 export interface LoadedKernels {
   readonly kernels: Kernels;
@@ -34,6 +34,11 @@ const fasterKernels: Readonly<Record<string, readonly { choice: KernelChoice; lo
       choice: "native",
       load: async (variant) =>
         (await import("./native/createNativeKernels.ts")).createNativeKernels(variant ? { variant } : {}),
+    },
+    {
+      choice: "native-bf16",
+      load: async (variant) =>
+        (await import("./native/createNativeKernels.ts")).createBf16Kernels(variant ? { variant } : {}),
     },
   ],
 };

@@ -26,6 +26,34 @@ export interface CachedRows {
   readonly rows: number;
 }
 
+/** A matrix [O, I], and a bias [O] or none. */
+export interface Projection {
+  readonly weight: tf.Tensor2D;
+  readonly bias: tf.Tensor1D | null;
+}
+
+/** The weights of one layer. */
+export interface BlockWeights {
+  /** [D]: gains of the norms before attention and before the MLP. */
+  readonly inputNorm: tf.Tensor1D;
+  readonly postNorm: tf.Tensor1D;
+  readonly q: Projection;
+  readonly k: Projection;
+  readonly v: Projection;
+  readonly o: Projection;
+  readonly gate: Projection;
+  readonly up: Projection;
+  readonly down: Projection;
+}
+
+export interface BlockShape {
+  readonly numHeads: number;
+  readonly numKeyValueHeads: number;
+  readonly headDim: number;
+  /** Of the norms. */
+  readonly eps: number;
+}
+
 export interface AdamwStep {
   readonly learningRate: number;
   readonly beta1: number;
@@ -92,6 +120,20 @@ export interface Kernels {
     v_1RKH: tf.Tensor4D,
     sequences: readonly CachedRows[],
   ): tf.Tensor4D;
+
+  /**
+   * A whole layer over the rows of several sequences, without a tensor in between: x becomes x + attention(norm(x)),
+   * then that + mlp(norm(that)), in place; nothing else may hold its bytes. Angles [R, H/2], one row for each of x;
+   * sequences as for `cachedAttention`. The bytes are those of the single operations above. Not differentiated; a
+   * backend whose tensors cannot be changed leaves it out.
+   */
+  cachedBlock?(
+    x_RD: tf.Tensor2D,
+    weights: BlockWeights,
+    tables: RopeTables,
+    sequences: readonly CachedRows[],
+    shape: BlockShape,
+  ): void;
 
   /** One AdamW update, in place on the three variables (`m` and `v`: first and second moments). */
   adamw(weight: tf.Variable, grad: tf.Tensor, m: tf.Variable, v: tf.Variable, step: AdamwStep): void;

@@ -1,8 +1,9 @@
 /**
  * The keys and values of one sequence, layer by layer, so that a new position costs one position's work. The
- * tensors are longer than what is in them: capacity goes in steps, because a buffer pool keyed by exact
- * size (tfjs's WebGPU backend) would otherwise keep one buffer for every length there ever was. Attention
- * never reads beyond the query's own position, so the tail is never seen.
+ * tensors are longer than what is in them: capacity grows by half of what is held, so that copying costs little
+ * however long a text gets, and in steps, because a buffer pool keyed by exact size (tfjs's WebGPU backend) would
+ * otherwise keep one buffer for every length there ever was. Attention never reads beyond the query's own position,
+ * so the tail is never seen.
  *
  * A cache is filled by the model alone: one `append` (or `reserve`, and a kernel that writes in place) for each
  * layer, then one `advance`.
@@ -12,6 +13,8 @@ import type { Kernels } from "../kernels/kernels.ts";
 
 /** Capacity is a multiple of this many positions. */
 const capacityStep = 64;
+/** Room made when a cache must grow, of what it must hold then. */
+const growth = 1.5;
 
 interface Layer {
   /** [1, capacity, K, H]; what lies at position `length` and beyond means nothing. */
@@ -21,10 +24,13 @@ interface Layer {
 
 export class KvCache {
   readonly #layers: (Layer | null)[];
+  readonly #most: number;
   #length = 0;
 
-  constructor(numLayers: number) {
+  /** @param most positions that it will ever hold, where that is known: no room is made beyond them */
+  constructor(numLayers: number, most = Infinity) {
     this.#layers = new Array<Layer | null>(numLayers).fill(null);
+    this.#most = most;
   }
 
   /** Positions held: the offset of the next one. */
@@ -57,8 +63,11 @@ export class KvCache {
       writePositions(before.values, this.#length, v_BTKH, sequence);
       return { k_1SKH: before.keys, v_1SKH: before.values };
     }
-    const keys = extended(before?.keys ?? null, k_BTKH, sequence, this.#length);
-    const values = extended(before?.values ?? null, v_BTKH, sequence, this.#length);
+    const used = this.#length + k_BTKH.shape[1];
+    // What is copied at every position needs no room for more.
+    const room = writePositions ? this.#roomFor(used) : inSteps(used);
+    const keys = extended(before?.keys ?? null, k_BTKH, sequence, this.#length, room);
+    const values = extended(before?.values ?? null, v_BTKH, sequence, this.#length, room);
     before?.keys.dispose();
     before?.values.dispose();
     this.#layers[layer] = { keys, values };
@@ -72,10 +81,11 @@ export class KvCache {
   reserve(layer: number, capacity: number, heads: number, headDim: number): { keys: tf.Tensor4D; values: tf.Tensor4D } {
     const before = this.#layers[layer] ?? null;
     if (before && before.keys.shape[1] >= capacity) return before;
-    const grown = (held: tf.Tensor4D | undefined): tf.Tensor4D => {
-      const room: [number, number, number, number] = [1, capacity - this.#length, heads, headDim];
-      return tf.tidy(() => extended(held ?? null, tf.zeros(room), 0, this.#length));
-    };
+    const grown = (held: tf.Tensor4D | undefined): tf.Tensor4D =>
+      tf.tidy(() => {
+        const room = tf.fill([1, this.#roomFor(capacity) - this.#length, heads, headDim], 0) as tf.Tensor4D;
+        return tf.keep(held && this.#length > 0 ? tf.concat([firstOf(held, this.#length), room], 1) : room);
+      });
     const after = { keys: grown(before?.keys), values: grown(before?.values) };
     before?.keys.dispose();
     before?.values.dispose();
@@ -95,6 +105,11 @@ export class KvCache {
     this.#length = length;
   }
 
+  /** @returns the capacity that a cache which must hold so many positions gets. */
+  #roomFor(positions: number): number {
+    return inSteps(Math.max(positions, Math.min(positions * growth, this.#most)));
+  }
+
   dispose(): void {
     for (const layer of this.#layers) {
       layer?.keys.dispose();
@@ -112,14 +127,28 @@ export function sequenceOf(x_BTNH: tf.Tensor4D, index: number): tf.Tensor4D {
 }
 
 /** @returns the first `length` positions of `held`, then those of the sequence, then zeros to the capacity; kept. */
-function extended(held: tf.Tensor4D | null, added: tf.Tensor4D, sequence: number, length: number): tf.Tensor4D {
+function extended(
+  held: tf.Tensor4D | null,
+  added: tf.Tensor4D,
+  sequence: number,
+  length: number,
+  capacity: number,
+): tf.Tensor4D {
   const [, positions, heads, headDim] = added.shape;
   const used = length + positions;
-  const capacity = Math.ceil(used / capacityStep) * capacityStep;
   return tf.tidy(() => {
     const parts: tf.Tensor4D[] = [sequenceOf(added, sequence)];
-    if (held && length > 0) parts.unshift(tf.slice(held, [0, 0, 0, 0], [1, length, heads, headDim]));
-    if (capacity > used) parts.push(tf.zeros([1, capacity - used, heads, headDim]));
+    if (held && length > 0) parts.unshift(firstOf(held, length));
+    if (capacity > used) parts.push(tf.fill([1, capacity - used, heads, headDim], 0) as tf.Tensor4D);
     return tf.keep(parts.length === 1 ? tf.clone(parts[0] as tf.Tensor4D) : tf.concat(parts, 1));
   });
+}
+
+function inSteps(positions: number): number {
+  return Math.ceil(positions / capacityStep) * capacityStep;
+}
+
+function firstOf(held: tf.Tensor4D, length: number): tf.Tensor4D {
+  const [, , heads, headDim] = held.shape;
+  return tf.slice(held, [0, 0, 0, 0], [1, length, heads, headDim]);
 }

@@ -11,6 +11,8 @@ export interface WorkerBackend {
   readonly device: string | null;
   /** What a model and its activations may take on it; null when unknown. */
   readonly memoryBytes: number | null;
+  /** Why it does not train with precision bf16, or null where it does; absent where it never does. */
+  readonly bf16Refusal?: string | null;
 }
 
 export interface WorkerRow {

@@ -186,4 +186,38 @@ describe("jobs", () => {
     assertProblem(await post({ backend: "abacus" }), 422, "backend_unavailable");
     assertProblem(await post({ tokens: 0 }), 400, "invalid_request");
   });
+
+  test("422 before anything is queued: a training that no memory holds, with what it needs and who could", async () => {
+    const sequences = 1_000_000;
+    const huge = { micro_batch_sequences: sequences, batch_tokens: sequences * 32, sequence_length: 32 };
+    const post = (change: object) => api.call("POST", "/v1/trainings", { body: training(2, { ...huge, ...change }) });
+    for (const backend of ["auto", "wasm"]) {
+      const refused = await post({ backend });
+      assertProblem(refused, 422, "model_too_large");
+      assert.equal(refused.body.errors[0].pointer, "/backend");
+      assert.match(refused.body.detail, /needs about \d+ bytes.*no backend here has room/);
+      assert.ok(refused.body.details.neededBytes > 1e10);
+      assert.deepEqual(refused.body.details.backendsWithRoom, []);
+    }
+  });
+
+  test("precision: bf16 trains where the backend can, and is refused by name where it cannot", async () => {
+    const post = (change: object) => api.call("POST", "/v1/trainings", { body: training(2, change) });
+    const refused = await post({ backend: "wasm", precision: "bf16" });
+    assertProblem(refused, 422, "backend_unavailable");
+    assert.match(refused.body.detail, /wasm trains with precision f32 only/);
+    assertProblem(await post({ precision: "f16" }), 400, "invalid_request");
+    const { data } = (await api.call("GET", "/v1/backends")).body;
+    const native = data.find(({ name }: { name: string }) => name === "native");
+    if (!native?.available || native.features.bf16 === false) {
+      assertProblem(await post({ precision: "bf16" }), 422, "backend_unavailable");
+      return;
+    }
+    assert.match(native.features.bf16, /^oneDNN/);
+    const job = await api.work("/v1/trainings", training(2, { precision: "bf16" }));
+    assert.equal(job.request.precision, "bf16");
+    assert.equal(job.result.backend, "native");
+    const { body } = await api.call("GET", `/v1/jobs/${job.id}/events?limit=100`);
+    assert.ok(body.data.some((event: { message?: string }) => /kernels native-bf16/.test(JSON.stringify(event))));
+  });
 });

@@ -84,15 +84,15 @@ for (const [name, load, skip] of [
 /** @returns the kernels, and how many sequences were in one step at most */
 function counting(kernels: Kernels): { kernels: Kernels; mostSequences(): number } {
   let most = 0;
-  const { cachedAttention } = kernels;
-  assert.ok(cachedAttention, "these kernels attend to all sequences of a step in one call");
+  const { cachedBlock } = kernels;
+  assert.ok(cachedBlock, "these kernels compute a layer for all sequences of a step in one call");
   return {
     mostSequences: () => most,
     kernels: {
       ...kernels,
-      cachedAttention(q, k, v, sequences) {
+      cachedBlock(x, weights, tables, sequences, shape) {
         most = Math.max(most, sequences.length);
-        return cachedAttention(q, k, v, sequences);
+        cachedBlock(x, weights, tables, sequences, shape);
       },
     },
   };

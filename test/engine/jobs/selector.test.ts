@@ -50,6 +50,8 @@ describe("selectors", () => {
     assert.equal(named(job("training")), "compute.auto.0.nothing");
     assert.equal(named(job("training", { backend: "auto" }, { backend: "wasm" })), "compute.wasm.0.nothing");
     assert.equal(named(job("training", {}, { needsBytes: 4 * gib })), "compute.auto.256.nothing");
+    assert.equal(named(job("training", { precision: "f32" })), "compute.auto.0.nothing");
+    assert.equal(named(job("training", { precision: "bf16" })), "compute.auto.0.nothing.bf16");
     assert.equal(named(job("evaluation")), "compute.auto.0.benchmarks");
     assert.equal(named(job("growth")), "prepare.-.0.nothing");
     assert.equal(named(job("growth", { operator: "learn", params: { backend: "cpu" } })), "compute.cpu.0.nothing");
@@ -66,6 +68,8 @@ describe("selectors", () => {
       need: fc.constantFrom("nothing" as const, "files" as const, "benchmarks" as const),
     });
     fc.assert(fc.property(some, (one) => assert.deepEqual(parseSelector(formatSelector(one)), { ...one })));
+    const bf16 = { lane: "compute", backend: "native", sizeClass: 7, need: "nothing", bf16: true } as const;
+    assert.deepEqual(parseSelector(formatSelector(bf16)), bf16);
     for (const text of [
       "",
       "compute",
@@ -117,10 +121,40 @@ describe("a worker", () => {
       code: "model_too_large",
       message: /backend wasm: the model needs about \d+ bytes, 4294967296 are there/,
     });
+    assert.throws(pick(job("training", { backend: "wasm" }, { needsBytes: 5 * gib }), withGpu), {
+      message: /there is room on backend cpu, webgpu/,
+    });
+    assert.throws(pick(job("training", {}, { needsBytes: 50 * gib }), withGpu), {
+      message: /no backend here has room for it/,
+    });
     const off = [backend("webgpu", 30, null, false)];
     const unavailable = { code: "backend_unavailable", message: /webgpu: no adapter/ };
     assert.throws(pick(job("training", { backend: "webgpu" }), off), unavailable);
     assert.throws(pick(job("training", { backend: "native" }), off), { message: /not among BACKENDS/ });
+  });
+});
+
+describe("a training with precision bf16", () => {
+  const native = { ...backend("native", 20, 4 * gib), bf16Refusal: null };
+  const without = { ...native, bf16Refusal: "precision bf16: no oneDNN library was found" };
+  const asked = (request: JsonObject = {}, needsBytes = gib) =>
+    selectorOf(job("training", { precision: "bf16", ...request }, { needsBytes }));
+  test("goes to a backend that can, past a preferred one that cannot", () => {
+    assert.equal(backendFor(asked(), [...withGpu, native])?.name, "native");
+    assert.equal(backendFor(asked(), [...withGpu, without]), null);
+    assert.equal(backendFor(selectorOf(job("training", { precision: "f32" })), [...cpuOnly, without])?.name, "native");
+    assert.equal(canServe(asked({ backend: "wasm" }), worker([...cpuOnly, native])), false);
+  });
+
+  test("is refused with the reason where no backend can", () => {
+    const pick = (request: JsonObject, backends: WorkerBackend[]) => () => pickBackend(asked(request), backends);
+    const refused = (message: RegExp) => ({ code: "backend_unavailable", message });
+    assert.throws(
+      pick({ backend: "wasm" }, [...cpuOnly, native]),
+      refused(/wasm: wasm trains with precision f32 only/),
+    );
+    assert.throws(pick({}, [...cpuOnly, without]), refused(/native: precision bf16: no oneDNN library was found/));
+    assert.throws(() => pickBackend(asked({}, 5 * gib), [...cpuOnly, native]), { code: "model_too_large" });
   });
 });
 

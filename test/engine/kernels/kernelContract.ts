@@ -15,16 +15,26 @@ import { nonFiniteContract } from "./nonFiniteContract.ts";
 import { optimizerContract } from "./optimizerContract.ts";
 import type { Values } from "./kernelTruth.ts";
 
-/** Float32 against float64 at these sizes, relative to the largest value. */
-const valueTolerance = 2e-5;
-const gradientTolerance = 1e-4;
+/** How far values and gradients may be off, relative to the largest value. */
+export interface Tolerances {
+  readonly value: number;
+  readonly gradient: number;
+}
+
+/** Float32 against float64 at these sizes. */
+const float32Tolerances: Tolerances = { value: 2e-5, gradient: 1e-4 };
 /** Elements of an input that are checked one by one; the others by directional derivatives. */
 const probes = 24;
 const directions = 4;
 const differenceStep = 1e-5;
 
 /** Defines the tests of one implementation on one tfjs backend. */
-export function kernelContract(backend: TfjsBackendName, name: string, makeKernels: () => Promise<Kernels>): void {
+export function kernelContract(
+  backend: TfjsBackendName,
+  name: string,
+  makeKernels: () => Promise<Kernels>,
+  tolerances = float32Tolerances,
+): void {
   let made: Promise<Kernels> | null = null;
   const kernels = async (): Promise<Kernels> => {
     await activateTfjs(backend);
@@ -33,11 +43,11 @@ export function kernelContract(backend: TfjsBackendName, name: string, makeKerne
   const title = `${backend}/${name}`;
   for (const one of kernelCases) {
     test(`${title}: ${one.title}: value and gradients are those of the definition`, async () => {
-      await checkCase(await kernels(), one);
+      await checkCase(await kernels(), one, tolerances);
     });
   }
   nonFiniteContract(title, kernels);
-  optimizerContract(title, kernels);
+  optimizerContract(title, kernels, tolerances.value);
 }
 
 /** Repeatable values around zero, rounded to float32 so that both sides see the same numbers. */
@@ -54,7 +64,7 @@ function sizeOf(shape: readonly number[]): number {
   return shape.reduce((a, b) => a * b, 1);
 }
 
-async function checkCase(kernels: Kernels, one: KernelCase): Promise<void> {
+async function checkCase(kernels: Kernels, one: KernelCase, tolerances: Tolerances): Promise<void> {
   const values = one.shapes.map((shape, i) => sample(sizeOf(shape), i + 1));
   const before = tf.memory().numTensors;
   const inputs = values.map((v, i) => tf.tensor(Float32Array.from(v), [...one.shapes[i]!]));
@@ -62,7 +72,7 @@ async function checkCase(kernels: Kernels, one: KernelCase): Promise<void> {
   const wanted = one.truth(values);
   const got = tf.tidy(() => one.compute(kernels, inputs));
   const again = tf.tidy(() => one.compute(kernels, inputs));
-  assertClose(await got.data(), wanted, valueTolerance, "value");
+  assertClose(await got.data(), wanted, tolerances.value, "value");
   assert.deepEqual(await again.data(), await got.data(), "the same bytes again");
 
   if (one.gradient !== false) {
@@ -71,7 +81,7 @@ async function checkCase(kernels: Kernels, one: KernelCase): Promise<void> {
     const grads = tf.tidy(() => tf.grads((...xs: tf.Tensor[]) => one.compute(kernels, xs))(inputs, upstream));
     for (const [i, grad] of grads.entries()) {
       assert.deepEqual(grad.shape, one.shapes[i], "a gradient has its input's shape");
-      checkGradient(await grad.data(), i, values, one, dy);
+      checkGradient(await grad.data(), i, values, one, dy, tolerances.gradient);
     }
     tf.dispose([upstream, ...grads]);
   }
@@ -97,6 +107,7 @@ function checkGradient(
   values: readonly Values[],
   one: KernelCase,
   dy: Values,
+  tolerance: number,
 ): void {
   const size = values[input]!.length;
   const largest = Array.from(grad).reduce((max, g) => Math.max(max, Math.abs(g)), 1);
@@ -106,13 +117,13 @@ function checkGradient(
     direction[at] = 1;
     const wanted = slope(one, values, dy, input, direction);
     const off = Math.abs(grad[at]! - wanted);
-    assert.ok(off <= gradientTolerance * largest, `input ${input}, element ${at}: ${grad[at]}, wanted ${wanted}`);
+    assert.ok(off <= tolerance * largest, `input ${input}, element ${at}: ${grad[at]}, wanted ${wanted}`);
   }
   for (let d = 0; d < directions; d++) {
     const direction = sample(size, 7 + d);
     const wanted = slope(one, values, dy, input, direction);
     const got = Array.from(grad).reduce((sum, g, i) => sum + g * direction[i]!, 0);
-    const limit = gradientTolerance * largest * Math.sqrt(size);
+    const limit = tolerance * largest * Math.sqrt(size);
     assert.ok(Math.abs(got - wanted) <= limit, `input ${input}, direction ${d}: ${got}, wanted ${wanted}`);
   }
 }

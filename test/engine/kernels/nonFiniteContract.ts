@@ -110,12 +110,12 @@ export function nonFiniteContract(title: string, kernels: () => Promise<Kernels>
   test(`${title}: crossEntropy of logits of a thousand is finite`, async () => {
     const k = await kernels();
     const loss = tf.tidy(() => {
-      const head = tf.tensor2d([1000, 999, -1000], [3, 1]);
+      const head = tf.tensor2d([1024, 1016, -1000], [3, 1]);
       return k.crossEntropy(tf.ones([1, 1]), head, tf.tensor1d([1], "int32"));
     });
     const value = (await loss.data())[0] as number;
     loss.dispose();
-    assert.ok(Math.abs(value - Math.log1p(Math.E)) < 1e-4, `${value}`);
+    assert.ok(Math.abs(value - Math.log1p(Math.exp(8))) < 1e-4, `${value}`);
   });
 
   test(`${title}: sumOfSquares and adamw carry NaN and infinity`, async () => {

@@ -62,8 +62,10 @@ type Run = (c: KernelFunctions, g: GuardedMemory, sizes: readonly [number, numbe
 
 const runs: Readonly<Record<string, Run>> = {
   linear: (c, g, [r, o, i]) => {
-    const [x, w, bias, y, scratch] = [r * i, o * i, o, r * o, c.gemm_scratch_floats()].map((n) => g.operand(n));
-    c.linear_forward(r, o, i, x!, w!, bias!, y!, scratch!);
+    const few = c.linear_scratch_floats(r, i);
+    const sizes = [r * i, o * i, o, r * o, c.gemm_scratch_floats(), few];
+    const [x, w, bias, y, scratch, small] = sizes.map((n) => g.operand(n));
+    c.linear_forward(r, o, i, x!, w!, bias!, y!, small!);
     c.linear_grad_x(r, o, i, y!, w!, x!, scratch!);
     c.linear_grad_w(r, o, i, y!, x!, w!, scratch!);
     c.linear_grad_bias(r, o, y!, bias!);

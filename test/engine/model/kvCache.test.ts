@@ -28,7 +28,7 @@ async function append(cache: KvCache, first: number, count: number): Promise<num
   return Array.from({ length: held.length / perPosition }, (_, i) => held[i * perPosition] as number);
 }
 
-test("positions follow each other, and capacity grows in steps of 64", async () => {
+test("positions follow each other, and what is copied anyway grows in steps of 64", async () => {
   await activateTfjs("wasm");
   const before = tf.memory().numTensors;
   const cache = new KvCache(2);
@@ -46,6 +46,35 @@ test("positions follow each other, and capacity grows in steps of 64", async () 
   cache.dispose();
   assert.equal(cache.length, 0);
   assert.equal(tf.memory().numTensors, before, "no tensor is left over");
+});
+
+test("in place a cache grows by half, in steps of 64, and no further than it will ever hold", async () => {
+  await activateTfjs("wasm");
+  for (const [most, wanted] of [
+    [undefined, [128, 256, 256, 448]],
+    [140, [128, 192, 192, 320]],
+  ] as const) {
+    const cache = new KvCache(2, most);
+    const sizes = [70, 60, 10, 120].map((count) => {
+      const { keys, values } = cache.reserve(0, cache.length + count, heads, headDim);
+      assert.deepEqual(keys.shape, values.shape);
+      cache.advance(count);
+      return keys.shape[1];
+    });
+    assert.deepEqual(sizes, wanted);
+    cache.dispose();
+  }
+});
+
+test("a cache that grows keeps what it holds", async () => {
+  await activateTfjs("wasm");
+  const cache = new KvCache(2);
+  await append(cache, 1, 50);
+  const { keys } = cache.reserve(1, 65, heads, headDim);
+  assert.equal(keys.shape[1], 128);
+  const held = await keys.data();
+  for (let i = 0; i < 50 * perPosition; i++) assert.equal(held[i], 1 + Math.floor(i / perPosition));
+  cache.dispose();
 });
 
 test("what was truncated is forgotten and written over", async () => {

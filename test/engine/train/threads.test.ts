@@ -6,12 +6,14 @@ import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
 import type { TrainWork } from "../../../src/engine/backends/work.ts";
 import { kernelsFor } from "../../../src/engine/kernels/index.ts";
 import type { KernelChoice } from "../../../src/engine/kernels/index.ts";
+import { kernelVariants, variantRuns } from "../../../src/engine/kernels/wasm/variants.ts";
+import type { KernelVariant } from "../../../src/engine/kernels/wasm/variants.ts";
 import { estimateTrainingMemory } from "../../../src/engine/train/memory.ts";
 import type { BatchShape } from "../../../src/engine/train/threads.ts";
 import { planThreads } from "../../../src/engine/train/threads.ts";
 import { train } from "../../../src/engine/train/trainer.ts";
 import type { TrainingState, WorkEvent } from "../../../src/ops/events.ts";
-import { missingBlas } from "../../helpers/blas.ts";
+import { missingBf16, missingBlas } from "../../helpers/blas.ts";
 import {
   collect,
   digestsOf,
@@ -32,9 +34,15 @@ async function tinyThreadWork(): Promise<TrainWork> {
 }
 
 /** @param stopAfter step after which the run is asked to stop; 0 for never */
-async function run(work: TrainWork, choice: KernelChoice, threads: number, stopAfter = 0): Promise<WorkEvent[]> {
+async function run(
+  work: TrainWork,
+  choice: KernelChoice,
+  threads: number,
+  stopAfter = 0,
+  variant: KernelVariant | null = null,
+): Promise<WorkEvent[]> {
   await activateTfjs("wasm");
-  const { kernels } = await kernelsFor("wasm", choice);
+  const { kernels } = await kernelsFor("wasm", choice, variant);
   const controller = new AbortController();
   const events = train(work, kernels, controller.signal, {
     memoryBytes: null,
@@ -42,7 +50,7 @@ async function run(work: TrainWork, choice: KernelChoice, threads: number, stopA
       most: threads,
       leastFlops: 0,
       ...unlimited,
-      start: (model, count) => startGradientThreads(model, count, { tfjs: "wasm", kernels: choice, variant: null }),
+      start: (model, count) => startGradientThreads(model, count, { tfjs: "wasm", kernels: choice, variant }),
     },
   });
   return collect(events, (event) => {
@@ -56,26 +64,34 @@ function savedState(events: readonly WorkEvent[]): TrainingState {
   return JSON.parse(JSON.stringify(saved.state)) as TrainingState;
 }
 
-const missing = await missingBlas();
-for (const choice of ["auto", "native"] as const) {
-  const skip = choice === "native" && missing !== null ? missing : false;
+const engines = [
+  ...kernelVariants
+    .filter(variantRuns)
+    .map((variant) => ({ title: variant, choice: "wasm-simd", variant, skip: false }) as const),
+  { title: "native", choice: "native", variant: null, skip: (await missingBlas()) ?? false } as const,
+  { title: "native-bf16", choice: "native-bf16", variant: null, skip: (await missingBf16()) ?? false } as const,
+];
+for (const { title, choice, variant, skip } of engines) {
   test(
-    `${choice}: 1, 2 and 4 threads end with the same bytes, run through or stopped on one number and resumed on another`,
+    `${title}: 1, 2 and 4 threads end with the same bytes, run through or stopped on one number and resumed on another`,
     { skip },
     async () => {
       const work = { ...(await tinyThreadWork()), microBatchSequences: 1 };
-      const whole = await run(work, choice, 1);
+      const whole = await run(work, choice, 1, 0, variant);
       const wanted = digestsOf(resultOf(whole).state);
       for (const threads of [2, 4]) {
-        const events = await run(work, choice, threads);
+        const events = await run(work, choice, threads, 0, variant);
         assert.match(events[0]!.type === "log" ? events[0]!.message : "", new RegExp(`on each of ${threads} threads`));
         assert.deepEqual(digestsOf(resultOf(events).state), wanted, `${threads} threads`);
         assert.equal(resultOf(events).trainLoss, resultOf(whole).trainLoss);
       }
-      const state = savedState(await run(work, choice, 2, 3));
+      const state = savedState(await run(work, choice, 2, 3, variant));
       assert.equal(state.step, 3);
       for (const threads of [1, 4]) {
-        assert.deepEqual(digestsOf(resultOf(await run({ ...work, resume: state }, choice, threads)).state), wanted);
+        assert.deepEqual(
+          digestsOf(resultOf(await run({ ...work, resume: state }, choice, threads, 0, variant)).state),
+          wanted,
+        );
       }
     },
   );

@@ -84,19 +84,24 @@ export async function tinyCheckpoint(
   };
 }
 
-/** Ids with a pattern that can be learned: each is the one before plus 1 or 2, by a fixed rule. */
-function patternedIds(count: number, vocab: number): Uint16Array {
-  return Uint16Array.from({ length: count }, (_, i) => (i + Math.floor(i / 3)) % vocab);
+/**
+ * Ids with a pattern that can be learned: each is the one before plus 1 or 2, by a fixed rule.
+ * @param noise share of ids that are any id instead, which cannot be learned
+ */
+function patternedIds(count: number, vocab: number, noise: number): Uint16Array {
+  const { uniform } = seededStream(5, `${count}`);
+  const any = (): number | null => (noise > 0 && uniform() < noise ? Math.floor(uniform() * vocab) : null);
+  return Uint16Array.from({ length: count }, (_, i) => any() ?? (i + Math.floor(i / 3)) % vocab);
 }
 
 export function tinyDataset(
   folder: string,
-  options: { train?: number; validation?: number; vocab?: number } = {},
+  options: { train?: number; validation?: number; vocab?: number; noise?: number } = {},
 ): ResolvedDataset {
-  const { train = 400, validation = 90, vocab = tinyConfig.vocabSize } = options;
+  const { train = 400, validation = 90, vocab = tinyConfig.vocabSize, noise = 0 } = options;
   const shard = (side: string, count: number): { blob: string; numTokens: number; path: string } => {
-    const name = `${side}-${count}-${vocab}.u16`;
-    const ids = patternedIds(count, vocab);
+    const name = `${side}-${count}-${vocab}-${noise}.u16`;
+    const ids = patternedIds(count, vocab, noise);
     const path = join(folder, name);
     writeFileSync(path, new Uint8Array(ids.buffer));
     return { blob: createHash("sha256").update(name).digest("hex"), numTokens: count, path };

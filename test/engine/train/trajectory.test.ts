@@ -12,13 +12,15 @@ import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
 import type { OptimizerSettings } from "../../../src/engine/backends/work.ts";
 import { kernelsFor } from "../../../src/engine/kernels/index.ts";
 import type { KernelChoice } from "../../../src/engine/kernels/index.ts";
+import { variantRuns } from "../../../src/engine/kernels/wasm/variants.ts";
+import type { KernelVariant } from "../../../src/engine/kernels/wasm/variants.ts";
 import { loadWeights } from "../../../src/engine/model/weights.ts";
 import { AdamW } from "../../../src/engine/train/adamw.ts";
 import type { MicroBatch, Model } from "../../../src/engine/train/loss.ts";
 import { countTargets, lossAndGradients } from "../../../src/engine/train/loss.ts";
 import { trainStep } from "../../../src/engine/train/step.ts";
 import type { LlamaConfig } from "../../../src/ops/architectures/llamaConfig.ts";
-import { missingBlas } from "../../helpers/blas.ts";
+import { missingBf16, missingBlas } from "../../helpers/blas.ts";
 import { maxDifference, readGolden, resolveFolder } from "../../helpers/hfModel.ts";
 import { needsShared, sharedData } from "../../helpers/shared.ts";
 
@@ -50,15 +52,38 @@ interface Trainable extends Model {
   readonly weights: Map<string, tf.Variable>;
 }
 
+/** What a run is computed with, and how far it may be off PyTorch's in float32. */
+interface Engine {
+  readonly title: string;
+  readonly backend: TfjsBackendName;
+  readonly choice: KernelChoice;
+  readonly variant?: KernelVariant;
+  readonly tolerances: Tolerances;
+}
+
+interface Tolerances {
+  /** Of each step's loss, absolute. */
+  readonly loss: number;
+  /** Of the gradient, and of its norm at each step: relative. */
+  readonly gradient: number;
+  readonly norm: number;
+  /** Of the final weights, absolute. */
+  readonly weight: number;
+}
+
+const float32: Tolerances = { loss: 1e-4, gradient: 1e-4, norm: 1e-3, weight: 2e-3 };
+/**
+ * An operand keeps 8 bits: a product of two is off by 2^-8 of itself at most, and a gradient that has been through a
+ * dozen of them by a few times that. Losses feel it through the weights too, whose steps AdamW brings to the size of
+ * the learning rate whatever the gradient's: one whose sign the rounding turns is off by two steps. Measured with
+ * AVX512_BF16: 0.012 of loss, 0.018 of a gradient, 0.023 of a norm, 0.0074 of a weight.
+ */
+const bfloat16: Tolerances = { loss: 2e-2, gradient: 2 ** -5, norm: 2 ** -4, weight: 2e-2 };
+
 /** The folder's weights as variables on a backend; `layers` picks source layers for a stacked model. */
-async function trainable(
-  path: string,
-  backend: TfjsBackendName,
-  choice: KernelChoice,
-  layers?: number[],
-): Promise<Trainable> {
+async function trainable(path: string, { backend, choice, variant }: Engine, layers?: number[]): Promise<Trainable> {
   await activateTfjs(backend);
-  const { kernels } = await kernelsFor(backend, choice);
+  const { kernels } = await kernelsFor(backend, choice, variant);
   const { manifest, ...rest } = resolveFolder(path);
   const order = layers ?? Array.from({ length: manifest.config.numHiddenLayers }, (_, i) => i);
   const config = { ...manifest.config, numHiddenLayers: order.length };
@@ -86,6 +111,7 @@ async function checkGradients(
   model: Trainable,
   batch: MicroBatch,
   golden: ReturnType<typeof readGolden>,
+  tolerance: number,
 ): Promise<void> {
   const count = countTargets(batch.targets);
   const { loss, grads } = lossAndGradients(model, batch);
@@ -95,7 +121,7 @@ async function checkGradients(
     const got = Array.from(await grad.data(), (g) => g / count);
     const norm = Math.sqrt(wanted.reduce((sum, g) => sum + g * g, 0));
     const off = Math.sqrt(got.reduce((sum, g, j) => sum + (g - wanted[j]!) ** 2, 0));
-    assert.ok(off <= 1e-4 * norm + 1e-9, `${names[i]}: off by ${off} of ${norm}`);
+    assert.ok(off <= tolerance * norm + 1e-9, `${names[i]}: off by ${off} of ${norm}`);
   }
   assert.equal(grads.length, golden.size);
   tf.dispose([loss, ...grads]);
@@ -114,6 +140,7 @@ async function checkRun(
   steps: GoldenStep[],
   batchesOf: (step: number) => MicroBatch[],
   final: ReturnType<typeof readGolden>,
+  tolerances: Tolerances,
 ): Promise<void> {
   const optimizer = new AdamW(model.kernels, settings, model.weights, null);
   let tensors = 0;
@@ -125,9 +152,12 @@ async function checkRun(
       { learningRate, clip: settings.clip, step: step + 1 },
       never,
     );
-    assert.ok(outcome && Math.abs(outcome.loss - loss) <= 1e-4, `step ${step}: loss ${outcome?.loss}, wanted ${loss}`);
     assert.ok(
-      Math.abs(outcome.gradNorm - norm) <= 1e-3 * norm,
+      outcome && Math.abs(outcome.loss - loss) <= tolerances.loss,
+      `step ${step}: loss ${outcome?.loss}, wanted ${loss}`,
+    );
+    assert.ok(
+      Math.abs(outcome.gradNorm - norm) <= tolerances.norm * norm,
       `step ${step}: norm ${outcome.gradNorm}, wanted ${norm}`,
     );
     if (step === 0) tensors = tf.memory().numTensors;
@@ -135,7 +165,7 @@ async function checkRun(
   }
   for (const [name, weight] of model.weights) {
     const worst = maxDifference(await weight.data(), final.get(name)!.values);
-    assert.ok(worst <= 2e-3, `${name}: off by ${worst}`);
+    assert.ok(worst <= tolerances.weight, `${name}: off by ${worst}`);
   }
   optimizer.dispose();
   tf.dispose([...model.weights.values()]);
@@ -152,11 +182,19 @@ const runs = folder
       .filter((name) => /\.acc\d\.decay_\w+\.json$/.test(name))
       .sort()
   : [];
-/** All runs go on the default kernels; on the slow ones a spread of models, schedules and accumulation. */
+/** All runs go on the default kernels; on the others a spread of models, schedules and accumulation. */
 const spread: Readonly<Record<string, readonly string[]>> = {
   "cpu/reference": [
     "T1_tied_gqa.cosine_lit.acc1.decay_all.json",
     "T2_untied_hd12_bias.cosine_min10.acc1.decay_matrices.json",
+  ],
+  "wasm/simd128": [
+    "T1_tied_gqa.cosine_hf.acc2.decay_matrices.json",
+    "T2_untied_hd12_bias.cosine_min10.acc1.decay_matrices.json",
+  ],
+  "wasm/relaxed": [
+    "T1_tied_gqa.constant.acc1.decay_matrices.json",
+    "T2_untied_hd12_bias.cosine_lit.acc1.decay_matrices.json",
   ],
   "wasm/reference": [
     "T1_tied_gqa.cosine_hf.acc2.decay_matrices.json",
@@ -166,7 +204,7 @@ const spread: Readonly<Record<string, readonly string[]>> = {
   ],
 };
 
-async function goldenRun(backend: TfjsBackendName, choice: KernelChoice, file: string): Promise<void> {
+async function goldenRun(engine: Engine, file: string): Promise<void> {
   const path = folder as string;
   const [name] = file.split(".") as [string];
   const accumulate = Number(/\.acc(\d)\./.exec(file)![1]);
@@ -175,7 +213,7 @@ async function goldenRun(backend: TfjsBackendName, choice: KernelChoice, file: s
     .values()
     .next().value!;
   const [, rows, width] = ids.shape as [number, number, number];
-  const model = await trainable(join(path, `${name}.init`), backend, choice);
+  const model = await trainable(join(path, `${name}.init`), engine);
   const settings: OptimizerSettings = {
     type: "adamw",
     learningRate: 3e-3,
@@ -194,25 +232,43 @@ async function goldenRun(backend: TfjsBackendName, choice: KernelChoice, file: s
     Array.from({ length: accumulate }, (_, a) =>
       shifted(ids.values, rows, width, (step * accumulate + a) * rows * width),
     );
-  await checkRun(model, settings, steps, batchesOf, readGolden(join(path, file.replace(/json$/, "final.safetensors"))));
+  const final = readGolden(join(path, file.replace(/json$/, "final.safetensors")));
+  await checkRun(model, settings, steps, batchesOf, final, engine.tolerances);
 }
 
-const native = (await missingBlas()) === null ? [["wasm", "native"] as const] : [];
-for (const [backend, choice] of [["cpu", "reference"], ["wasm", "reference"], ["wasm", "auto"], ...native] as const) {
+const engines: readonly Engine[] = [
+  { title: "cpu/reference", backend: "cpu", choice: "reference", tolerances: float32 },
+  { title: "wasm/reference", backend: "wasm", choice: "reference", tolerances: float32 },
+  { title: "wasm/auto", backend: "wasm", choice: "auto", tolerances: float32 },
+  ...(["simd128", "relaxed"] as const).filter(variantRuns).map((variant): Engine => {
+    return { title: `wasm/${variant}`, backend: "wasm", choice: "wasm-simd", variant, tolerances: float32 };
+  }),
+  ...((await missingBlas()) === null
+    ? [{ title: "wasm/native", backend: "wasm", choice: "native", tolerances: float32 } as const]
+    : []),
+  ...((await missingBf16()) === null
+    ? [{ title: "wasm/native-bf16", backend: "wasm", choice: "native-bf16", tolerances: bfloat16 } as const]
+    : []),
+];
+for (const engine of engines) {
   for (const name of ["T1_tied_gqa", "T2_untied_hd12_bias"]) {
-    test(`${backend}/${choice}: the gradients of ${name} are PyTorch's`, needsShared(folder), async () => {
-      const model = await trainable(join(folder as string, `${name}.init`), backend, choice);
+    test(`${engine.title}: the gradients of ${name} are PyTorch's`, needsShared(folder), async () => {
+      const model = await trainable(join(folder as string, `${name}.init`), engine);
       const ids = readGolden(join(folder as string, `${name}.batches.safetensors`))
         .values()
         .next().value!;
       const golden = readGolden(join(folder as string, `${name}.grads_first_batch.safetensors`));
-      await checkGradients(model, shifted(ids.values, ids.shape[1]!, ids.shape[2]!), golden);
+      await checkGradients(
+        model,
+        shifted(ids.values, ids.shape[1]!, ids.shape[2]!),
+        golden,
+        engine.tolerances.gradient,
+      );
       tf.dispose([...model.weights.values()]);
     });
   }
-  for (const file of runs.filter((run) => spread[`${backend}/${choice}`]?.includes(run) ?? true)) {
-    test(`${backend}/${choice}: the run ${file} goes as in PyTorch, step by step`, () =>
-      goldenRun(backend, choice, file));
+  for (const file of runs.filter((run) => spread[engine.title]?.includes(run) ?? true)) {
+    test(`${engine.title}: the run ${file} goes as in PyTorch, step by step`, () => goldenRun(engine, file));
   }
 }
 
@@ -220,19 +276,21 @@ interface TorchGolden {
   train: Record<string, { loss: number; lr: number; grad_norm: number }[]>;
 }
 
-for (const [backend, choice] of [["wasm", "reference"], ["wasm", "auto"], ...native] as const) {
+for (const engine of engines.filter(({ title }) => title !== "cpu/reference" && title !== "wasm/relaxed")) {
   for (const [name, layers] of [
     ["stories260K", undefined],
     ["stack_x2", [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]],
   ] as const) {
-    if (choice === "reference" && layers) continue; // slow, and the same arithmetic once more
-    test(`${backend}/${choice}: 20 steps of ${name} go as in PyTorch`, needsShared(torch, stories), async () => {
+    if (layers && (engine.choice === "reference" || engine.variant)) continue; // slow, and the same arithmetic once more
+    test(`${engine.title}: 20 steps of ${name} go as in PyTorch`, needsShared(torch, stories), async () => {
       const path = torch as string;
       const { train } = JSON.parse(readFileSync(join(path, "golden.json"), "utf8")) as TorchGolden;
       const bytes = readFileSync(join(path, "train_batches_20x4x129.i32"));
       const ids = new Int32Array(new Uint8Array(bytes).buffer);
-      const model = await trainable(stories as string, backend, choice, layers ? [...layers] : undefined);
-      if (!layers) await checkGradients(model, shifted(ids, 4, 129), readGolden(join(path, "grad_step0.safetensors")));
+      const model = await trainable(stories as string, engine, layers ? [...layers] : undefined);
+      const { tolerances } = engine;
+      const gradients = readGolden(join(path, "grad_step0.safetensors"));
+      if (!layers) await checkGradients(model, shifted(ids, 4, 129), gradients, tolerances.gradient);
       const settings: OptimizerSettings = {
         type: "adamw",
         learningRate: 1e-3,
@@ -244,7 +302,7 @@ for (const [backend, choice] of [["wasm", "reference"], ["wasm", "auto"], ...nat
       };
       const steps = train[name]!.map(({ loss, lr, grad_norm }) => ({ loss, learningRate: lr, norm: grad_norm }));
       const final = readGolden(join(path, `train_${name}_final.safetensors`));
-      await checkRun(model, settings, steps, (step) => [shifted(ids, 4, 129, step * 4 * 129)], final);
+      await checkRun(model, settings, steps, (step) => [shifted(ids, 4, 129, step * 4 * 129)], final, tolerances);
     });
   }
 }

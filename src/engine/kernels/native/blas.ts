@@ -10,7 +10,7 @@
  */
 import { readFileSync } from "node:fs";
 import type { LibraryHandle } from "koffi";
-import { CodedError } from "../../../ops/errors.ts";
+import { openLibrary } from "./koffi.ts";
 
 /** A row-major matrix: address of its first byte on the memory, and whether it is used transposed. */
 export interface Operand {
@@ -31,11 +31,6 @@ export interface Blas {
 }
 
 type Cblas = (...values: (number | Uint8Array)[]) => void;
-
-interface Library {
-  readonly file: string;
-  readonly handle: LibraryHandle;
-}
 
 const rowMajor = 101;
 const asIs = 111;
@@ -60,9 +55,12 @@ export async function openBlas(
   memory: WebAssembly.Memory,
   files: readonly string[] = libraryFiles[process.platform] ?? [],
 ): Promise<Blas> {
-  const { load } = await importKoffi();
-  tune(load);
-  const { file, handle } = findLibrary(load, files);
+  const { file, handle } = await openLibrary({
+    title: "BLAS library",
+    files,
+    source: "Debian and Ubuntu have it as libopenblas0-pthread, Homebrew as openblas",
+    environment: environment(),
+  });
   const sgemm = handle.func(
     "void cblas_sgemm(int, int, int, int, int, int, float, void *, int, void *, int, float, void *, int)",
   ) as Cblas;
@@ -80,42 +78,13 @@ export async function openBlas(
   };
 }
 
-type Load = (path: string | null) => LibraryHandle;
-
-async function importKoffi(): Promise<{ load: Load }> {
-  try {
-    return (await import("koffi")).default;
-  } catch (cause) {
-    const where = "npm installs it as an optional dependency, with a binary for most platforms";
-    throw new CodedError("backend_unavailable", `the package koffi does not load; ${where}`, { cause });
-  }
-}
-
-function findLibrary(load: Load, files: readonly string[]): Library {
-  const reasons: string[] = [];
-  for (const file of files) {
-    try {
-      return { file, handle: load(file) };
-    } catch (error) {
-      reasons.push(error instanceof Error ? error.message : String(error));
-    }
-  }
-  const tried = files.length > 0 ? files.join(", ") : `none is known for ${process.platform}`;
-  const where = "Debian and Ubuntu have it as libopenblas0-pthread, Homebrew as openblas";
-  const message = `no BLAS library was found (${tried}); ${where}`;
-  throw new CodedError("backend_unavailable", message, { details: { reasons } });
-}
-
 /**
- * Sets what OpenBLAS reads when it is loaded, unless the user has set it: no pool of threads, and on AMD processors
- * with AVX-512 the kernels for it, because releases before 0.3.24 do not know those processors and take AVX2.
+ * What OpenBLAS reads when it is loaded: no pool of threads, and on AMD processors with AVX-512 the kernels for it,
+ * because releases before 0.3.24 do not know those processors and take AVX2.
  */
-function tune(load: Load): void {
-  if (process.platform === "win32") return;
-  const setenv = load(null).func("int setenv(const char *, const char *, int)");
-  setenv("OPENBLAS_NUM_THREADS", "1", 0);
-  setenv("VECLIB_MAXIMUM_THREADS", "1", 0);
-  if (process.platform === "linux" && isAmdWithAvx512()) setenv("OPENBLAS_CORETYPE", "SKYLAKEX", 0);
+function environment(): Record<string, string> {
+  const coreType = process.platform === "linux" && isAmdWithAvx512() ? { OPENBLAS_CORETYPE: "SKYLAKEX" } : {};
+  return { OPENBLAS_NUM_THREADS: "1", VECLIB_MAXIMUM_THREADS: "1", ...coreType };
 }
 
 function isAmdWithAvx512(): boolean {

@@ -6,14 +6,19 @@
  * otherwise. Without a gradient a row has the numbers of the wasm kernels, alone and among others: native/linear.ts.
  */
 import type { Kernels } from "../kernels.ts";
+import { makeCachedBlock } from "../wasm/cachedBlock.ts";
+import { KernelHeap } from "../wasm/heap.ts";
 import { openWasmKernels } from "../wasm/createWasmKernels.ts";
 import type { WasmKernelOptions, WasmKernels } from "../wasm/createWasmKernels.ts";
 import { makeCrossEntropy } from "../wasm/crossEntropy.ts";
 import { makeLinear, wasmProducts } from "../wasm/linear.ts";
+import { bf16Linear, roundingBlas } from "./bf16.ts";
 import { openBlas } from "./blas.ts";
 import type { Blas } from "./blas.ts";
 import { blasCrossEntropy } from "./crossEntropy.ts";
 import { blasProducts } from "./linear.ts";
+import { openOneDnn } from "./oneDnn.ts";
+import type { Bf16Products } from "./oneDnn.ts";
 
 /**
  * Wants the `wasm` backend of tfjs to be set up.
@@ -25,12 +30,37 @@ export async function createNativeKernels(options: WasmKernelOptions = {}): Prom
   return withBlas(wasm, await openBlas(wasm.heap.memory));
 }
 
+/**
+ * As `createNativeKernels`, with operands of products rounded to bfloat16: for training in mixed precision.
+ * @returns kernels named e.g. `native-bf16 (oneDNN 2.6.3 AVX512_BF16, wasm-relaxed)`
+ * @throws backend_unavailable when there is no oneDNN, koffi, WebAssembly SIMD, or no bfloat16 in the processor
+ */
+export async function createBf16Kernels(options: WasmKernelOptions = {}): Promise<Kernels> {
+  const wasm = await openWasmKernels(options);
+  return withBf16(wasm, await openOneDnn(wasm.heap.memory));
+}
+
 /** @returns the wasm kernels with their products replaced by those of `blas`. */
 export function withBlas({ kernels, heap, functions }: WasmKernels, blas: Blas): Kernels {
+  const products = blasProducts(heap, wasmProducts(heap, functions), blas);
   return {
     ...kernels,
     name: `native (${blas.name}, ${kernels.name})`,
-    linear: makeLinear(heap, functions, blasProducts(heap, wasmProducts(heap, functions), blas)),
+    linear: makeLinear(heap, functions, products),
+    cachedBlock: makeCachedBlock(heap, functions, products),
     crossEntropy: makeCrossEntropy(heap, functions, blasCrossEntropy(heap, functions, blas)),
+  };
+}
+
+/** @returns the wasm kernels with their products replaced by `products` of operands rounded to bfloat16. */
+export function withBf16({ kernels, heap, functions }: WasmKernels, products: Bf16Products): Kernels {
+  // Scratch of its own: crossEntropy's logits lie in that of `heap` while products are made of them.
+  const scratch = new KernelHeap();
+  const rounding = roundingBlas(scratch, functions, products);
+  return {
+    ...kernels,
+    name: `native-bf16 (${products.name}, ${kernels.name})`,
+    linear: makeLinear(heap, functions, bf16Linear(scratch, functions, products)),
+    crossEntropy: makeCrossEntropy(heap, functions, blasCrossEntropy(heap, functions, rounding)),
   };
 }

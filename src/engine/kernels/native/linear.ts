@@ -40,8 +40,10 @@ export function blasProducts(heap: KernelHeap, wasm: LinearProducts, blas: Blas)
         if (bias !== 0) addRow(heap, bias, y, r, o);
       } else wasm.forward(r, o, i, x, w, bias, y, wantGradient);
     },
-    gradX: (r, o, i, dy, w, dx) => blas.multiply(r, i, o, plain(dy), plain(w), dx, false),
-    gradW: (r, o, i, dy, x, dw) => blas.multiply(o, i, r, turned(dy), plain(x), dw, false),
+    gradients(r, o, i, { dy, x, w, dx, dw }) {
+      blas.multiply(r, i, o, plain(dy), plain(w), dx, false);
+      blas.multiply(o, i, r, turned(dy), plain(x), dw, false);
+    },
   };
 }
 
@@ -94,7 +96,7 @@ function fill(values: Float32Array, factor: number): void {
 }
 
 /** Writes a row of `columns` float32 at `from` to each of the rows at `to`. */
-function repeatRow(heap: KernelHeap, from: number, to: number, rows: number, columns: number): void {
+export function repeatRow(heap: KernelHeap, from: number, to: number, rows: number, columns: number): void {
   const bytes = new Uint8Array(heap.memory.buffer);
   const rowBytes = columns * 4;
   for (let row = 0; row < rows; row++) bytes.copyWithin(to + row * rowBytes, from, from + rowBytes);

@@ -23,36 +23,52 @@ export function makeCachedAttention(heap: KernelHeap, c: KernelFunctions): NonNu
     invariant(k > 0 && n % k === 0, `cachedAttention: ${n} query heads do not share ${k} key/value heads evenly`);
     checkSequences(heap, sequences, r, [k, h]);
     const value = heap.output<tf.Tensor4D>([1, r, n, h]);
-    const most = sequences.reduce((rows, sequence) => Math.max(rows, sequence.rows), 0);
-    const scratchFloats = c.attention_forward_scratch_floats(most, n, k, h);
-    // Behind the scratch, the logarithms of the sums, which nobody needs here.
-    const scratch = heap.scratch(scratchFloats + most * n);
-    const sums = scratch + scratchFloats * floatBytes;
-    const [newKeys, newValues] = [heap.at(k_1RKH), heap.at(v_1RKH)];
-    let [queries, results] = [heap.at(q_1RNH), heap.at(value)];
-    const bytes = new Uint8Array(heap.memory.buffer);
-    const positionBytes = k * h * floatBytes;
-    let first = 0;
-    for (const { keys, values, offset, rows } of sequences) {
-      const [keysAt, valuesAt, from, to] = [
-        heap.at(keys),
-        heap.at(values),
-        first * positionBytes,
-        offset * positionBytes,
-      ];
-      bytes.copyWithin(keysAt + to, newKeys + from, newKeys + from + rows * positionBytes);
-      bytes.copyWithin(valuesAt + to, newValues + from, newValues + from + rows * positionBytes);
-      const attend = attentionFor(c, rows);
-      attend(1, rows, keys.shape[1], n, k, h, offset, queries, keysAt, valuesAt, results, sums, scratch);
-      first += rows;
-      queries += rows * n * h * floatBytes;
-      results += rows * n * h * floatBytes;
-    }
+    const at = { q: heap.at(q_1RNH), k: heap.at(k_1RKH), v: heap.at(v_1RKH), out: heap.at(value) };
+    attendToCaches(heap, c, at, sequences, [n, k, h]);
     return value;
   };
 }
 
-function checkSequences(
+/** Addresses of the rows of all sequences: queries [R,N,H], new keys and values [R,K,H], results [R,N,H]. */
+export interface AttentionRows {
+  readonly q: number;
+  readonly k: number;
+  readonly v: number;
+  readonly out: number;
+}
+
+/** `cachedAttention` on addresses; the sequences have been checked. */
+export function attendToCaches(
+  heap: KernelHeap,
+  c: KernelFunctions,
+  at: AttentionRows,
+  sequences: readonly CachedRows[],
+  [n, k, h]: [number, number, number],
+): void {
+  const most = sequences.reduce((rows, sequence) => Math.max(rows, sequence.rows), 0);
+  const scratchFloats = c.attention_forward_scratch_floats(most, n, k, h);
+  // Behind the scratch, the logarithms of the sums, which nobody needs here.
+  const scratch = heap.scratch(scratchFloats + most * n);
+  const sums = scratch + scratchFloats * floatBytes;
+  let { q: queries, out: results } = at;
+  const bytes = new Uint8Array(heap.memory.buffer);
+  const positionBytes = k * h * floatBytes;
+  let first = 0;
+  for (const { keys, values, offset, rows } of sequences) {
+    const [keysAt, valuesAt] = [heap.at(keys), heap.at(values)];
+    const [from, to] = [first * positionBytes, offset * positionBytes];
+    bytes.copyWithin(keysAt + to, at.k + from, at.k + from + rows * positionBytes);
+    bytes.copyWithin(valuesAt + to, at.v + from, at.v + from + rows * positionBytes);
+    const attend = attentionFor(c, rows);
+    attend(1, rows, keys.shape[1], n, k, h, offset, queries, keysAt, valuesAt, results, sums, scratch);
+    first += rows;
+    queries += rows * n * h * floatBytes;
+    results += rows * n * h * floatBytes;
+  }
+}
+
+/** Fails unless the sequences have `rows` rows in all, each with room in tensors that are its alone. */
+export function checkSequences(
   heap: KernelHeap,
   sequences: readonly CachedRows[],
   rows: number,

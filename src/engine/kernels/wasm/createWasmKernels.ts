@@ -17,6 +17,7 @@
  */
 import type { Kernels } from "../kernels.ts";
 import { makeCachedAttention } from "./cachedAttention.ts";
+import { makeCachedBlock } from "./cachedBlock.ts";
 import { makeCausalAttention } from "./causalAttention.ts";
 import { chooseKernels } from "./chooseKernels.ts";
 import { makeCrossEntropy, wasmCrossEntropy } from "./crossEntropy.ts";
@@ -61,9 +62,10 @@ export async function openWasmKernels(options: WasmKernelOptions = {}): Promise<
 
 /** @returns the kernels that call `c`, which may be wrapped: that is how the bench measures their shares. */
 export function kernelsOn(heap: KernelHeap, c: KernelFunctions, name: string): Kernels {
+  const products = wasmProducts(heap, c);
   return {
     name,
-    linear: makeLinear(heap, c, wasmProducts(heap, c)),
+    linear: makeLinear(heap, c, products),
     embedding: makeEmbedding(heap, c),
     rmsNorm: makeRmsNorm(heap, c),
     rope: makeRope(heap, c),
@@ -72,6 +74,7 @@ export function kernelsOn(heap: KernelHeap, c: KernelFunctions, name: string): K
     crossEntropy: makeCrossEntropy(heap, c, wasmCrossEntropy(heap, c)),
     writePositions: makeWritePositions(heap),
     cachedAttention: makeCachedAttention(heap, c),
+    cachedBlock: makeCachedBlock(heap, c, products),
     adamw: makeAdamw(heap, c),
     sumOfSquares: makeSumOfSquares(heap, c),
   };

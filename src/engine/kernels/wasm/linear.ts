@@ -5,23 +5,35 @@ import type { KernelHeap } from "./heap.ts";
 import type { KernelFunctions } from "./module.ts";
 import type { Kernels } from "../kernels.ts";
 
+/** Addresses of the operands of both gradients. */
+export interface GradientArguments {
+  readonly dy: number;
+  readonly x: number;
+  readonly w: number;
+  readonly dx: number;
+  readonly dw: number;
+}
+
 /** The products of `linear`, on row-major float32 matrices given by their addresses. */
 export interface LinearProducts {
   /** y[R,O] = x[R,I] w[O,I]^T + bias[O]; bias 0 for none. `wantGradient`: of a forward pass that is differentiated. */
   forward(r: number, o: number, i: number, x: number, w: number, bias: number, y: number, wantGradient: boolean): void;
-  /** dx[R,I] = dy[R,O] w[O,I] */
-  gradX(r: number, o: number, i: number, dy: number, w: number, dx: number): void;
-  /** dw[O,I] = dy[R,O]^T x[R,I] */
-  gradW(r: number, o: number, i: number, dy: number, x: number, dw: number): void;
+  /** dx[R,I] = dy[R,O] w[O,I] and dw[O,I] = dy[R,O]^T x[R,I] */
+  gradients(r: number, o: number, i: number, at: GradientArguments): void;
 }
 
 /** @returns the products as the wasm module makes them. */
 export function wasmProducts(heap: KernelHeap, c: KernelFunctions): LinearProducts {
   const floats = c.gemm_scratch_floats();
   return {
-    forward: (r, o, i, x, w, bias, y) => c.linear_forward(r, o, i, x, w, bias, y, heap.scratch(floats)),
-    gradX: (r, o, i, dy, w, dx) => c.linear_grad_x(r, o, i, dy, w, dx, heap.scratch(floats)),
-    gradW: (r, o, i, dy, x, dw) => c.linear_grad_w(r, o, i, dy, x, dw, heap.scratch(floats)),
+    forward(r, o, i, x, w, bias, y) {
+      c.linear_forward(r, o, i, x, w, bias, y, heap.scratch(c.linear_scratch_floats(r, i)));
+    },
+    gradients(r, o, i, { dy, x, w, dx, dw }) {
+      const scratch = heap.scratch(floats);
+      c.linear_grad_x(r, o, i, dy, w, dx, scratch);
+      c.linear_grad_w(r, o, i, dy, x, dw, scratch);
+    },
   };
 }
 
@@ -43,8 +55,8 @@ export function makeLinear(heap: KernelHeap, c: KernelFunctions, products: Linea
         const dx_RI = heap.output([r, i]);
         const dw_OI = heap.output([o, i]);
         const dy = heap.at(dy_RO);
-        products.gradX(r, o, i, dy, heap.at(saved(tensors, 1)), heap.at(dx_RI));
-        products.gradW(r, o, i, dy, heap.at(saved(tensors, 0)), heap.at(dw_OI));
+        const [x, w] = [heap.at(saved(tensors, 0)), heap.at(saved(tensors, 1))];
+        products.gradients(r, o, i, { dy, x, w, dx: heap.at(dx_RI), dw: heap.at(dw_OI) });
         if (!bias_O) return [dx_RI, dw_OI];
         const dBias_O = heap.output([o]);
         c.linear_grad_bias(r, o, dy, heap.at(dBias_O));

@@ -11,6 +11,7 @@ type Reckoner = (...args: number[]) => number;
 
 export interface KernelFunctions {
   readonly gemm_scratch_floats: Reckoner;
+  readonly linear_scratch_floats: Reckoner;
   readonly linear_forward: Procedure;
   readonly linear_grad_x: Procedure;
   readonly linear_grad_w: Procedure;
@@ -33,7 +34,9 @@ export interface KernelFunctions {
   readonly cross_entropy_rows: Reckoner;
   readonly cross_entropy: Reckoner;
   readonly scale_in_place: Procedure;
+  readonly add_in_place: Procedure;
   readonly adamw_step: Procedure;
+  readonly to_bf16: Procedure;
   readonly sum_of_squares: Reckoner;
 }
 
