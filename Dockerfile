@@ -13,11 +13,12 @@ FROM node:24-bookworm-slim
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=8080 DATA_DIR=/data \
   NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,graphics,utility
 WORKDIR /app
-# The `native` backend takes its matrix products from OpenBLAS. `webgpu` needs the Vulkan loader, libraries that
+# The `native` backend takes its matrix products from OpenBLAS, those of precision
+# bf16 from oneDNN. `webgpu` needs the Vulkan loader, libraries that
 # NVIDIA's driver is linked with, and for AMD, Intel and software Mesa's drivers: those of the backports, since the
 # release's own offer WebGPU no adapter.
 RUN echo "deb http://deb.debian.org/debian bookworm-backports main" > /etc/apt/sources.list.d/backports.list \
-  && apt-get update && apt-get install -y --no-install-recommends libopenblas0-pthread libxext6 libegl1 \
+  && apt-get update && apt-get install -y --no-install-recommends libopenblas0-pthread libdnnl2 libxext6 libegl1 \
   && apt-get install -y --no-install-recommends -t bookworm-backports libvulkan1 mesa-vulkan-drivers \
   && rm -rf /var/lib/apt/lists/* && mkdir /data && chown node:node /data
 COPY --from=packages /app/node_modules ./node_modules

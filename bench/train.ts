@@ -1,8 +1,9 @@
 /**
  * Training speed: `node bench/train.ts --shapes s,m --rounds 5 --threads 1,2 --stock 1 --python python3`. Tokens a
- * second of one whole update (forward, backward, clipping, AdamW) by plain tfjs ops, each build of the wasm kernels, the
- * native backend, and PyTorch where that python has it: all rows in one run, interleaved, medians. Then the product
- * rates of each, and a profile of one step. Plain tfjs takes one sequence instead of a batch; it is that slow.
+ * second of one whole update (forward, backward, clipping, AdamW) by plain tfjs (as its users write it, and as ops
+ * arranged to avoid its slow products), each build of the wasm kernels, the native backend in both precisions, and
+ * PyTorch where that python has it: all rows in one run, interleaved, medians. Then the product rates of each, and a
+ * profile of one step. Plain tfjs takes one sequence instead of a batch; it is that slow.
  */
 import * as tf from "@tensorflow/tfjs";
 import { startGradientThreads } from "../src/engine/backends/gradientThreads.ts";
@@ -20,8 +21,10 @@ import { localGradients } from "../src/engine/train/gradients.ts";
 import type { GradientSource } from "../src/engine/train/gradients.ts";
 import type { MicroBatch } from "../src/engine/train/loss.ts";
 import { trainStep } from "../src/engine/train/step.ts";
+import type { LlamaConfig } from "../src/ops/architectures/llamaConfig.ts";
 import type { Shape } from "./lib/model.ts";
 import { benchedKernels, configOf, median, optionsOf, randomWeights, shapes } from "./lib/model.ts";
+import { naiveStep } from "./lib/naive.ts";
 import { Profile } from "./lib/profile.ts";
 import type { TorchPeer } from "./lib/torchPeer.ts";
 import { openTorchPeer } from "./lib/torchPeer.ts";
@@ -126,12 +129,28 @@ async function measure(name: string, shape: Shape): Promise<void> {
       1,
       localGradients({ kernels, config, weights }),
     );
+    rows.push(naiveRow(config, weights, { ...shape, B: 1 }));
   }
   await report(name, rows);
   for (const row of rows) await row.close();
   for (const { choice } of engines.slice(-2)) await profileStep(name, shape, choice, weights, optimizer, active);
   optimizer.dispose();
   tf.dispose([...weights.values()]);
+}
+
+/** tfjs as its users write it, with its own Adam; it is so slow that one sequence of one update has to do. */
+function naiveRow(config: LlamaConfig, weights: ReadonlyMap<string, tf.Variable>, size: Shape): Row {
+  const optimizer = tf.train.adam(1e-4);
+  return {
+    title: "tfjs as users write it, one sequence",
+    tokens: size.B * size.T,
+    async run() {
+      const start = performance.now();
+      for await (const batch of microBatches(size, 1)) await naiveStep(config, weights, optimizer, batch);
+      return (performance.now() - start) / 1000;
+    },
+    close: () => Promise.resolve(optimizer.dispose()),
+  };
 }
 
 function peerRow(torch: TorchPeer, shape: Shape, threads: number): Row {
@@ -148,7 +167,7 @@ async function report(name: string, rows: readonly Row[]): Promise<void> {
   const rounds = Number(options["rounds"]);
   for (let round = -1; round < rounds; round++) {
     for (const [i, row] of rows.entries()) {
-      if (row.title.startsWith("tfjs ops") && round > 0) continue;
+      if (row.title.startsWith("tfjs") && round > 0) continue;
       const seconds = await row.run();
       if (round >= 0) times[i]!.push(seconds);
     }

@@ -9,11 +9,11 @@ import { CodedError } from "../../ops/errors.ts";
 
 const bytesPerElement = 4;
 /** Code, stacks, scratch and what the allocator loses. */
-const overheadBytes = 64 * 2 ** 20;
+export const overheadBytes = 64 * 2 ** 20;
 /** Logits held at once by `crossEntropy`, elements. */
 const slabElements = 1 << 22;
 /** Weights, two moments, the gradient of a micro-batch, and the sum of those before. */
-const copiesOfParameters = 5;
+export const parameterCopies = 5;
 /** Tokens of a micro-batch beyond which larger ones only cost memory. */
 export const sensibleTokens = 4096;
 
@@ -38,7 +38,7 @@ export function estimateTrainingMemory(config: LlamaConfig, sequences: number, l
   const activations = rows * ((layers + 1) * perLayer + 3 * d);
   const head = 2 * v * d + 3 * Math.min(rows * v, Math.max(slabElements, v));
   const scores = 6 * (config.numAttentionHeads / config.numKeyValueHeads) * length ** 2;
-  const parameters = copiesOfParameters * countParameters(config).total;
+  const parameters = parameterCopies * countParameters(config).total;
   return bytesPerElement * (parameters + activations + head + scores) + overheadBytes;
 }
 
