@@ -23,8 +23,13 @@ const before = process.memoryUsage().rss;
 const { kernels } = await kernelsFor("wasm", options["kernels"] as KernelChoice);
 const weights = randomWeights(config);
 const settings = {
-  ...{ type: "adamw", learningRate: 1e-4, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1 },
-  ...{ decay: "matrices", clip: 1 },
+  type: "adamw",
+  learningRate: 1e-4,
+  betas: [0.9, 0.95],
+  eps: 1e-8,
+  weightDecay: 0.1,
+  decay: "matrices",
+  clip: 1,
 } as const;
 const optimizer = new AdamW(kernels, settings, weights, null);
 

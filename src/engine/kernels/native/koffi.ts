@@ -2,10 +2,11 @@
  * Libraries of this machine through koffi, both optional: where one is missing the error says which, and where it can
  * be had. Loaded at run time only, so that everything else works without them.
  */
+import type koffi from "koffi";
 import type { LibraryHandle } from "koffi";
 import { CodedError } from "../../../ops/errors.ts";
 
-type Koffi = (typeof import("koffi"))["default"];
+type Koffi = typeof koffi;
 
 export interface Library {
   readonly file: string;
