@@ -52,7 +52,8 @@ async function measure(name: string): Promise<void> {
   const weights = randomWeights(config);
   const rows: Row[] = [];
   for (const batch of options["batches"]!.split(",").map(Number)) {
-    for (const [title, choice, variant] of benchedKernels) {
+    // Precision bf16 is for training only.
+    for (const [title, choice, variant] of benchedKernels.filter(([, choice]) => choice !== "native-bf16")) {
       const loaded = await kernelsFor("wasm", choice, variant).catch((error: Error) =>
         console.log(`${title}: ${error.message}`),
       );
