@@ -20,9 +20,11 @@ import type { ScoreRequest, ScoreResult } from "./servedModel.ts";
 
 /** Tokens in one step, at most. */
 export const scoreStepTokens = 1024;
-/** Groups in work at once, and the positions that their caches hold together, at most. */
+/** Groups in work at once, and the positions that their caches have room for together, at most. */
 const maxGroups = 128;
-const maxHeldTokens = 2 * scoreStepTokens;
+const maxHeldTokens = 3 * scoreStepTokens;
+/** Caches grow in steps of so many positions (model/kvCache.ts). */
+const cacheStep = 64;
 /** A common beginning shorter than this is not worth keeping requests in one line for. */
 const minSharedTokens = 4;
 
@@ -49,9 +51,9 @@ export async function score(
   let runs: GroupRun[] = [];
   try {
     for (;;) {
-      let held = runs.reduce((sum, run) => sum + run.capacity, 0);
+      let held = runs.reduce((sum, run) => sum + roomOf(run.capacity), 0);
       for (let group = waiting[next]; group; group = waiting[next]) {
-        const needed = capacityOf(group);
+        const needed = roomOf(capacityOf(group));
         if (runs.length > 0 && (runs.length >= maxGroups || held + needed > maxHeldTokens)) break;
         runs.push(new GroupRun(decoder, group, results));
         held += needed;
@@ -160,6 +162,10 @@ class GroupRun {
 
 function capacityOf({ requests }: Group): number {
   return requests.reduce((most, { request }) => Math.max(most, request.ids.length - 1), 1);
+}
+
+function roomOf(capacity: number): number {
+  return Math.ceil(capacity / cacheStep) * cacheStep;
 }
 
 /** Puts neighbours that share enough of their beginning into one group each. */

@@ -167,7 +167,7 @@ test("requests that differ before their continuations share what they have in co
 test("a step has no more tokens and no more logits than it may, for any vocabulary", async () => {
   for (const size of [11, 32_000, 300_000]) {
     const decoder = tableDecoder(size);
-    const requests = Array.from({ length: 6 }, (_, i) => ({ ids: idsOf(60, i), start: 55 }));
+    const requests = Array.from({ length: size > 100_000 ? 2 : 6 }, (_, i) => ({ ids: idsOf(60, i), start: 55 }));
     await score(decoder, requests, never);
     for (const parts of decoder.steps) {
       const rows = parts.reduce((sum, part) => sum + part.rows, 0);
