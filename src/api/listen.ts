@@ -82,10 +82,12 @@ export function createApiDeps(services: Services, closing: AbortSignal): ApiDeps
     onFailure: (checkpoint, error) => log.warn({ checkpoint, err: error }, "model process failed"),
   });
   const uploads = createUploadStore(settings.uploadsDir, settings.maxUploadBytes);
-  const { computeKernels: variant, computeThreads: threads } = settings;
+  const { computeKernels: variant, computeThreads: threads, webgpu } = settings;
   let listed: Promise<readonly Backend[]> | null = null;
   const backends = () =>
-    (listed ??= import("../engine/backends/index.ts").then((index) => index.listBackends({ variant, threads })));
+    (listed ??= import("../engine/backends/index.ts").then((index) =>
+      index.listBackends({ variant, threads, webgpu }),
+    ));
   return { settings, log, metrics, store, queue, pool, uploads, backends, closing };
 }
 

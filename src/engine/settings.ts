@@ -6,6 +6,7 @@
 import { availableParallelism, totalmem } from "node:os";
 import { delimiter, join, resolve } from "node:path";
 import { CodedError } from "../ops/errors.ts";
+import type { WebgpuOptions } from "./backends/webgpuDevice.ts";
 import { kernelVariants } from "./kernels/wasm/variants.ts";
 import type { KernelVariant } from "./kernels/wasm/variants.ts";
 
@@ -57,6 +58,8 @@ export interface Settings {
   readonly computeThreads: number;
   /** The build of the wasm kernels to insist on; null for the fastest that runs. */
   readonly computeKernels: KernelVariant | null;
+  /** Which GPU the backend `webgpu` may use. */
+  readonly webgpu: WebgpuOptions;
   /** A compute process that says nothing for so long is killed. */
   readonly computeSilenceMs: number;
   /** Time a compute process has to obey a stop. */
@@ -85,6 +88,7 @@ type Environment = Readonly<Record<string, string | undefined>>;
 
 const gibibyte = 2 ** 30;
 const kernelChoices: readonly string[] = ["auto", ...kernelVariants];
+const softwareChoices: readonly string[] = ["last", "first", "never"];
 const logLevels: readonly string[] = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
 
 /** What a user can set: variable, default as shown, meaning. README's table is printed from it. */
@@ -116,6 +120,9 @@ export const settingsTable: readonly (readonly [variable: string, fallback: stri
   ["COMPUTE_MEMORY_BYTES", "(three quarters of RAM)", "resident memory of one compute process"],
   ["COMPUTE_THREADS", "(processors)", "threads of one compute process"],
   ["COMPUTE_KERNELS", "auto", kernelChoices.join(", ") + ": which build of the WebAssembly kernels"],
+  ["WEBGPU_ADAPTER", "(the fastest)", "part of the name of the GPU that the backend webgpu uses"],
+  ["WEBGPU_SOFTWARE", "last", "last, first, never: where `auto` puts a software GPU; never: nobody may use it"],
+  ["WEBGPU_MEMORY_BYTES", "(unknown)", "what tensors may take on that GPU; no driver tells"],
   ["COMPUTE_SILENCE_SECONDS", "600", "a compute process silent for so long is killed"],
   ["STOP_TIMEOUT_SECONDS", "30", "time a job has to reach a resume point when stopped"],
   ["JOB_MAX_ATTEMPTS", "5", "failures in a row after which a job fails for good"],
@@ -185,6 +192,7 @@ function parseCompute(read: Reader) {
     computeMemoryBytes: read.integer("COMPUTE_MEMORY_BYTES", threeQuarters, 128 * 2 ** 20, 2 ** 50),
     computeThreads: read.integer("COMPUTE_THREADS", availableParallelism(), 1, 1_024),
     computeKernels: kernelVariantOf(read),
+    webgpu: webgpuOptionsOf(read),
     computeSilenceMs: read.integer("COMPUTE_SILENCE_SECONDS", 600, 1, 86_400) * 1000,
     stopTimeoutMs: read.integer("STOP_TIMEOUT_SECONDS", 30, 1, 3_600) * 1000,
     jobMaxAttempts: read.integer("JOB_MAX_ATTEMPTS", 5, 1, 1_000),
@@ -206,6 +214,20 @@ export function readKernelVariant(): KernelVariant | null {
   return kernelVariantOf(reader(process.env));
 }
 
+/** Which GPU a compute process uses. @throws invalid_request */
+export function readWebgpuOptions(): WebgpuOptions {
+  return webgpuOptionsOf(reader(process.env));
+}
+
+function webgpuOptionsOf(read: Reader): WebgpuOptions {
+  const bytes = read.integer("WEBGPU_MEMORY_BYTES", 0, 0, 2 ** 50);
+  return {
+    adapter: read.text("WEBGPU_ADAPTER"),
+    software: read.oneOf("WEBGPU_SOFTWARE", softwareChoices, "last") as WebgpuOptions["software"],
+    memoryBytes: bytes === 0 ? null : bytes,
+  };
+}
+
 function kernelVariantOf(read: Reader): KernelVariant | null {
   const choice = read.oneOf("COMPUTE_KERNELS", kernelChoices, "auto");
   return kernelVariants.find((variant) => variant === choice) ?? null;
@@ -214,6 +236,9 @@ function kernelVariantOf(read: Reader): KernelVariant | null {
 /** What a compute process may inherit: nothing that names a secret, a database or a service. */
 const inheritedVariables = [
   ...["COMPUTE_KERNELS", "OPENBLAS_CORETYPE", "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SystemRoot"],
+  // Which GPU, and where its driver is found.
+  ...["WEBGPU_ADAPTER", "WEBGPU_SOFTWARE", "WEBGPU_MEMORY_BYTES", "LD_LIBRARY_PATH"],
+  ...["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_ADD_DRIVER_FILES", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"],
 ];
 
 /** @returns the environment of a compute process. */

@@ -9,6 +9,7 @@ import type { WorkEvent } from "../../ops/events.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { KernelVariant } from "../kernels/wasm/variants.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
+import type { WebgpuOptions } from "./webgpuDevice.ts";
 import type { CompareWork, EvaluateWork, FitWork, TrainWork } from "./work.ts";
 
 export interface BackendProbe {
@@ -37,6 +38,8 @@ export interface BackendOptions {
   readonly variant?: KernelVariant | null;
   /** Threads that a training may use; 1 unless given. */
   readonly threads?: number;
+  /** Which GPU may be used; the fastest unless given. */
+  readonly webgpu?: WebgpuOptions;
 }
 
 export interface Backend {

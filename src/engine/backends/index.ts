@@ -7,8 +7,10 @@ import type { Backend, BackendOptions } from "./backend.ts";
 import { createCpuBackend } from "./cpu.ts";
 import { createNativeBackend } from "./native.ts";
 import { createWasmBackend } from "./wasm.ts";
+import { createWebgpuBackend } from "./webgpu.ts";
 
 const factories: Readonly<Record<string, (options: BackendOptions) => Backend>> = {
+  webgpu: createWebgpuBackend,
   native: createNativeBackend,
   wasm: createWasmBackend,
   cpu: () => createCpuBackend(),
@@ -42,16 +44,16 @@ export async function chooseBackend(
 ): Promise<Backend> {
   const isAllowed = (backend: Backend): boolean => allowed === null || allowed.includes(backend.name);
   const candidates = name === "auto" ? listBackends(options).filter(isAllowed) : [getBackend(name, options)];
-  const reasons: string[] = [];
-  for (const backend of candidates) {
-    if (!isAllowed(backend)) {
-      const wanted = `BACKENDS allows ${allowed?.join(", ")}`;
-      throw new CodedError("backend_unavailable", `backend ${name} is switched off here; ${wanted}`);
-    }
-    const { available, reason } = await backend.probe();
-    if (available) return backend;
-    reasons.push(`${backend.name}: ${reason}`);
+  if (!candidates.every(isAllowed)) {
+    const wanted = `BACKENDS allows ${allowed?.join(", ")}`;
+    throw new CodedError("backend_unavailable", `backend ${name} is switched off here; ${wanted}`);
   }
-  const why = reasons.length > 0 ? reasons.join("; ") : "BACKENDS allows none that this version has";
+  const probed = await Promise.all(candidates.map(async (backend) => ({ backend, probe: await backend.probe() })));
+  const preferenceOf = ({ backend, probe }: (typeof probed)[number]): number => probe.preference ?? backend.preference;
+  const available = probed.filter(({ probe }) => probe.available);
+  const [best] = available.sort((a, b) => preferenceOf(b) - preferenceOf(a));
+  if (best) return best.backend;
+  const reasons = probed.map(({ backend, probe }) => `${backend.name}: ${probe.reason}`).join("; ");
+  const why = reasons || "BACKENDS allows none that this version has";
   throw new CodedError("backend_unavailable", `backend ${name} is not available: ${why}`);
 }

@@ -15,12 +15,16 @@ import type { KernelChoice, LoadedKernels } from "../kernels/index.ts";
 import type { KernelVariant } from "../kernels/wasm/variants.ts";
 import { estimateServingMemory } from "../model/servingMemory.ts";
 import { loadTokenizerRef } from "../tokenizer/loadTokenizer.ts";
+import type { Model } from "../train/loss.ts";
 import { fitExpansion } from "../train/fitExpansion.ts";
 import { train } from "../train/trainer.ts";
 import { compareLogits } from "./compareLogits.ts";
+import { guardEvents, guardModel } from "./guardWork.ts";
 import { startGradientThreads } from "./gradientThreads.ts";
 import type { TfjsBackendName } from "./tfjsRuntime.ts";
 import { activateTfjs } from "./tfjsRuntime.ts";
+import type { WebgpuOptions } from "./webgpuDevice.ts";
+import type { DeviceFaults } from "./webgpuFaults.ts";
 import type { CompareWork, EvaluateWork, FitWork, TrainWork } from "./work.ts";
 
 /** What the process takes beside tensors: Node, the compiled code, the tensor that is being read or written. */
@@ -38,6 +42,15 @@ export interface TfjsCompute {
   readonly threads: number;
   /** Bytes it has for tensors, or null when unknown. */
   readonly memoryBytes: number | null;
+  /** Which GPU, where tfjs runs on one. */
+  readonly webgpu?: WebgpuOptions;
+}
+
+/** Kernels on an active backend, and who listens to its device, where it has one. */
+interface Started extends LoadedKernels {
+  readonly faults: DeviceFaults | null;
+  /** Tensors lie in memory that is not the process's own. */
+  readonly ownMemory: boolean;
 }
 
 export async function* runTraining(
@@ -46,17 +59,19 @@ export async function* runTraining(
   signal: AbortSignal,
 ): AsyncGenerator<WorkEvent, void, undefined> {
   const trained = withPrecision(compute, work);
-  const { kernels, fallbackReason } = await start(trained);
+  const started = await start(trained);
+  const { kernels, fallbackReason, faults } = started;
   if (fallbackReason !== null) yield { type: "log", level: "warn", message: fallbackReason };
-  yield* train(work, kernels, signal, {
-    memoryBytes: tensorMemory(compute, work),
+  const options = {
+    memoryBytes: tensorMemory(compute, work, started),
     threads: {
       most: compute.threads,
       heapBytes: compute.memoryBytes,
       totalBytes: processTensorMemory(work),
-      start: (model, threads) => startGradientThreads(model, threads, trained),
+      start: (model: Model, threads: number) => startGradientThreads(model, threads, trained),
     },
-  });
+  };
+  yield* guardEvents(faults, train(work, kernels, signal, options));
 }
 
 export async function* runFit(
@@ -64,9 +79,11 @@ export async function* runFit(
   work: FitWork,
   signal: AbortSignal,
 ): AsyncGenerator<WorkEvent, void, undefined> {
-  const { kernels, fallbackReason } = await start(compute);
+  const started = await start(compute);
+  const { kernels, fallbackReason, faults } = started;
   if (fallbackReason !== null) yield { type: "log", level: "warn", message: fallbackReason };
-  yield* fitExpansion(work, kernels, signal, { memoryBytes: tensorMemory(compute, work) });
+  const options = { memoryBytes: tensorMemory(compute, work, started) };
+  yield* guardEvents(faults, fitExpansion(work, kernels, signal, options));
 }
 
 export async function* runEvaluation(
@@ -92,17 +109,19 @@ export async function* runComparison(
   work: CompareWork,
   signal: AbortSignal,
 ): AsyncGenerator<WorkEvent, void, undefined> {
-  const { kernels } = await start(compute);
+  const { kernels, faults } = await start(compute);
   for (const { manifest } of [work.source, work.target]) checkFits(compute, manifest);
-  const result = await compareLogits(work, kernels, signal);
+  const comparing = compareLogits(work, kernels, signal);
+  const result = await (faults?.guard(comparing) ?? comparing);
+  await faults?.settle();
   yield result ? { type: "result", result, blobs: [] } : { type: "stopped" };
 }
 
 /** @throws model_too_large, checkpoint_corrupt, source_changed, backend_unavailable */
 export async function load(compute: TfjsCompute, checkpoint: ResolvedCheckpoint): Promise<ServedModel> {
   checkFits(compute, checkpoint.manifest);
-  const { kernels } = await start(compute);
-  return loadServedModel(checkpoint, kernels);
+  const { kernels, faults } = await start(compute);
+  return guardModel(faults, await loadServedModel(checkpoint, kernels));
 }
 
 /** @returns what a training in its precision computes with. @throws backend_unavailable when there is no such thing */
@@ -113,7 +132,12 @@ function withPrecision(compute: TfjsCompute, { precision = "f32" }: TrainWork): 
 }
 
 /** What is left for tensors when the process itself may grow to no more than `work.memoryBytes`. */
-function tensorMemory({ memoryBytes }: TfjsCompute, work: Pick<TrainWork, "memoryBytes">): number | null {
+function tensorMemory(
+  { memoryBytes }: TfjsCompute,
+  work: Pick<TrainWork, "memoryBytes">,
+  { ownMemory }: Started,
+): number | null {
+  if (ownMemory) return memoryBytes;
   const total = processTensorMemory(work);
   return total === null ? memoryBytes : Math.min(memoryBytes ?? Infinity, total);
 }
@@ -123,9 +147,11 @@ function processTensorMemory(work: Pick<TrainWork, "memoryBytes">): number | nul
   return work.memoryBytes === undefined ? null : Math.max(0, work.memoryBytes - processBytes);
 }
 
-async function start({ tfjs, kernels, variant }: TfjsCompute): Promise<LoadedKernels> {
+async function start({ tfjs, kernels, variant, webgpu }: TfjsCompute): Promise<Started> {
+  const gpu = tfjs === "webgpu" ? await (await import("./webgpuRuntime.ts")).startWebgpu(webgpu) : null;
   await activateTfjs(tfjs);
-  return kernelsFor(tfjs, kernels, variant);
+  const loaded = await kernelsFor(tfjs, kernels, variant);
+  return { ...loaded, faults: gpu?.faults ?? null, ownMemory: gpu !== null && !gpu.adapter.software };
 }
 
 function checkFits({ memoryBytes, tfjs }: TfjsCompute, { config }: ResolvedCheckpoint["manifest"]): void {

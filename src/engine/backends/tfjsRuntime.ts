@@ -9,7 +9,7 @@ import * as tf from "@tensorflow/tfjs";
 import { setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
 import { CodedError } from "../../ops/errors.ts";
 
-export type TfjsBackendName = "cpu" | "wasm";
+export type TfjsBackendName = "cpu" | "wasm" | "webgpu";
 
 /**
  * Makes a tfjs backend the active one of this process.
@@ -20,6 +20,7 @@ export async function activateTfjs(name: TfjsBackendName): Promise<void> {
   tf.env().set("PROD", true);
   if (tf.getBackend() === name) return;
   // Without this tfjs looks for its binaries in the current directory.
+  if (name === "webgpu") await (await import("./webgpuRuntime.ts")).startWebgpu();
   if (name === "wasm") {
     setWasmPaths(wasmFolder());
     shareIdentity();

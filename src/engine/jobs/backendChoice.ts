@@ -9,12 +9,12 @@ import type { WorkerBackend } from "../store/workerTypes.ts";
 import type { HandlerContext } from "./handler.ts";
 import { pickBackend, selectorOf } from "./selector.ts";
 
-type ProbeSettings = Pick<Settings, "backends" | "computeKernels" | "computeThreads">;
+type ProbeSettings = Pick<Settings, "backends" | "computeKernels" | "computeThreads" | "webgpu">;
 
 /** @returns the backends that may be used here, as probed. @throws backend_unavailable for unknown names */
 export async function probeBackends(settings: ProbeSettings): Promise<WorkerBackend[]> {
-  const { backends: allowed, computeKernels: variant, computeThreads: threads } = settings;
-  const known = listBackends({ variant, threads });
+  const { backends: allowed, computeKernels: variant, computeThreads: threads, webgpu } = settings;
+  const known = listBackends({ variant, threads, webgpu });
   assertKnown(allowed ?? []);
   const used = known.filter(({ name }) => allowed === null || allowed.includes(name));
   return Promise.all(

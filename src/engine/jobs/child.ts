@@ -6,7 +6,7 @@
 import { toErrorRecord, CodedError } from "../../ops/errors.ts";
 import type { WorkEvent } from "../../ops/events.ts";
 import { aliveEveryMs, maxEventsAhead, type FromChild, type ToChild } from "./computeProtocol.ts";
-import { readKernelVariant } from "../settings.ts";
+import { readKernelVariant, readWebgpuOptions } from "../settings.ts";
 import { performWork } from "./performWork.ts";
 
 function send(message: FromChild): Promise<void> {
@@ -47,8 +47,8 @@ async function run(
 ): Promise<void> {
   const alive = setInterval(() => void send({ type: "alive", rssBytes: process.memoryUsage.rss() }), aliveEveryMs);
   try {
-    for await (const event of performWork(request, { threads, kernels: readKernelVariant(), signal }))
-      await emit(event);
+    const options = { threads, kernels: readKernelVariant(), webgpu: readWebgpuOptions(), signal };
+    for await (const event of performWork(request, options)) await emit(event);
     await send({ type: "done" });
   } catch (error) {
     const trace = error instanceof Error ? (error.stack ?? error.message) : String(error);

@@ -4,6 +4,7 @@
  */
 import type { NewBlob, WorkEvent } from "../../ops/events.ts";
 import type { Backend } from "../backends/backend.ts";
+import type { WebgpuOptions } from "../backends/webgpuDevice.ts";
 import type { KernelVariant } from "../kernels/wasm/variants.ts";
 import type { ComputeRequest, ImportWork, TaskDataWork } from "./computeProtocol.ts";
 import { progressStream } from "./progressStream.ts";
@@ -12,14 +13,15 @@ export interface PerformOptions {
   readonly threads: number;
   /** The build of the wasm kernels to insist on; null for the fastest that runs. */
   readonly kernels: KernelVariant | null;
+  readonly webgpu: WebgpuOptions;
   readonly signal: AbortSignal;
 }
 
 /** @throws whatever the work throws; CodedErrors are meant for the user */
 export async function* performWork(request: ComputeRequest, options: PerformOptions): AsyncGenerator<WorkEvent> {
-  const { signal, threads, kernels } = options;
+  const { signal, threads, kernels, webgpu } = options;
   const backend = async (name: string): Promise<Backend> =>
-    (await import("../backends/index.ts")).getBackend(name, { threads, variant: kernels });
+    (await import("../backends/index.ts")).getBackend(name, { threads, variant: kernels, webgpu });
   switch (request.kind) {
     case "train":
       return yield* (await backend(request.backend)).train(request.work, signal);

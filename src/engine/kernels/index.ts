@@ -10,7 +10,7 @@ import type { KernelVariant } from "./wasm/variants.ts";
 export { referenceKernels };
 
 /** `auto`: the fastest that loads without a library of the machine. The others are loaded or refused. */
-export type KernelChoice = "auto" | "reference" | "wasm-simd" | "native" | "native-bf16";
+export type KernelChoice = "auto" | "reference" | "wasm-simd" | "native" | "native-bf16" | "webgpu";
 
 export interface LoadedKernels {
   readonly kernels: Kernels;
@@ -39,6 +39,12 @@ const fasterKernels: Readonly<Record<string, readonly { choice: KernelChoice; lo
       choice: "native-bf16",
       load: async (variant) =>
         (await import("./native/createNativeKernels.ts")).createBf16Kernels(variant ? { variant } : {}),
+    },
+  ],
+  webgpu: [
+    {
+      choice: "webgpu",
+      load: async () => (await import("./webgpu/createWebgpuKernels.ts")).createWebgpuKernels(),
     },
   ],
 };

@@ -13,6 +13,7 @@ import type { CodedError } from "../../../src/ops/errors.ts";
 import type { WorkEvent } from "../../../src/ops/events.ts";
 import type { ResolvedCheckpoint } from "../../../src/ops/manifest.ts";
 import { missingBlas } from "../../helpers/blas.ts";
+import { missingGpu } from "../../helpers/gpu.ts";
 import { collect, resultOf, temporaryFolder, tinyCheckpoint, tinyDataset, tinyWork } from "../train/trainerFixture.ts";
 
 const missing = await missingBlas();
@@ -43,10 +44,10 @@ function swapped(checkpoint: ResolvedCheckpoint, a: string, b: string): Resolved
   return { ...checkpoint, manifest: { ...checkpoint.manifest, tensors: changed } };
 }
 
-test("auto is the most preferred backend that is available and allowed", async () => {
+test("auto is the most preferred backend that is available, allowed and no software GPU", async () => {
   assert.deepEqual(
     listBackends().map(({ name }) => name),
-    ["native", "wasm", "cpu"],
+    ["webgpu", "native", "wasm", "cpu"],
   );
   assert.equal((await chooseBackend("auto")).name, missing === null ? "native" : "wasm");
   assert.equal((await chooseBackend("auto", ["cpu", "wasm"])).name, "wasm");
@@ -57,7 +58,7 @@ test("auto is the most preferred backend that is available and allowed", async (
 
 test("a backend that is unknown, switched off, or among none is refused by name", async () => {
   for (const [name, allowed, message] of [
-    ["warp", null, /no backend "warp"; there are native, wasm, cpu/],
+    ["warp", null, /no backend "warp"; there are webgpu, native, wasm, cpu/],
     ["__proto__", null, /no backend/],
     ["wasm", ["cpu"], /wasm is switched off here; BACKENDS allows cpu/],
     ["auto", ["warp"], /not available/],
@@ -118,7 +119,8 @@ test("a build that the engine does not run makes the backend unavailable by name
   assert.match(reason!, /COMPUTE_KERNELS asks for, relaxed/);
 });
 
-const here = listBackends().filter(({ name }) => name !== "native" || missing === null);
+const absent: Readonly<Record<string, string | null>> = { native: missing, webgpu: await missingGpu() };
+const here = listBackends().filter(({ name }) => (absent[name] ?? null) === null);
 for (const { name } of here) {
   test(`${name}: its probe says what it is`, async () => {
     const probe = await getBackend(name).probe();

@@ -21,6 +21,7 @@ import { countTargets, lossAndGradients } from "../../../src/engine/train/loss.t
 import { trainStep } from "../../../src/engine/train/step.ts";
 import type { LlamaConfig } from "../../../src/ops/architectures/llamaConfig.ts";
 import { missingBf16, missingBlas } from "../../helpers/blas.ts";
+import { missingGpu } from "../../helpers/gpu.ts";
 import { maxDifference, readGolden, resolveFolder } from "../../helpers/hfModel.ts";
 import { needsShared, sharedData } from "../../helpers/shared.ts";
 
@@ -188,6 +189,10 @@ const spread: Readonly<Record<string, readonly string[]>> = {
     "T1_tied_gqa.cosine_lit.acc1.decay_all.json",
     "T2_untied_hd12_bias.cosine_min10.acc1.decay_matrices.json",
   ],
+  "webgpu/auto": [
+    "T1_tied_gqa.cosine_hf.acc2.decay_matrices.json",
+    "T2_untied_hd12_bias.cosine_min10.acc1.decay_all.json",
+  ],
   "wasm/simd128": [
     "T1_tied_gqa.cosine_hf.acc2.decay_matrices.json",
     "T2_untied_hd12_bias.cosine_min10.acc1.decay_matrices.json",
@@ -246,6 +251,9 @@ const engines: readonly Engine[] = [
   ...((await missingBlas()) === null
     ? [{ title: "wasm/native", backend: "wasm", choice: "native", tolerances: float32 } as const]
     : []),
+  ...((await missingGpu()) === null
+    ? [{ title: "webgpu/auto", backend: "webgpu", choice: "auto", tolerances: float32 } as const]
+    : []),
   ...((await missingBf16()) === null
     ? [{ title: "wasm/native-bf16", backend: "wasm", choice: "native-bf16", tolerances: bfloat16 } as const]
     : []),
@@ -281,7 +289,8 @@ for (const engine of engines.filter(({ title }) => title !== "cpu/reference" && 
     ["stories260K", undefined],
     ["stack_x2", [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]],
   ] as const) {
-    if (layers && (engine.choice === "reference" || engine.variant)) continue; // slow, and the same arithmetic once more
+    const isSlow = engine.choice === "reference" || engine.backend === "webgpu" || engine.variant;
+    if (layers && isSlow) continue; // slow, and the same arithmetic once more
     test(`${engine.title}: 20 steps of ${name} go as in PyTorch`, needsShared(torch, stories), async () => {
       const path = torch as string;
       const { train } = JSON.parse(readFileSync(join(path, "golden.json"), "utf8")) as TorchGolden;

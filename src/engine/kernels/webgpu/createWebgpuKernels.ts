@@ -1,0 +1,50 @@
+/**
+ * The kernels of the `webgpu` backend: WGSL programs on the buffers of tfjs, each operation fused with its gradient.
+ *
+ * What holds for all of them:
+ * - Same inputs, same bytes, on every run on one device: all sums have a fixed order and nothing is atomic. Where a
+ *   trial chooses between programs (`trial.ts`), those give the same bytes.
+ * - Nothing waits for the device but `sumOfSquares`, which reads back a few numbers for each tensor.
+ * - NaN and infinity are carried as far as the device does: WGSL lets a driver assume that there are none.
+ */
+import type { Kernels } from "../kernels.ts";
+import { makeCausalAttention } from "./causalAttention.ts";
+import { makeCrossEntropy } from "./crossEntropy.ts";
+import { makeEmbedding } from "./embedding.ts";
+import { Gpu } from "./gpu.ts";
+import { makeLinear } from "./linear.ts";
+import { makeAdamw, makeSumOfSquares } from "./optimizer.ts";
+import { makeMultiply, type ProductFamily } from "./products.ts";
+import { makeRmsNorm } from "./rmsNorm.ts";
+import { makeRope } from "./rope.ts";
+import { makeSwiglu } from "./swiglu.ts";
+import { chooseFamily } from "./trial.ts";
+import { makeWritePositions } from "./writePositions.ts";
+
+export interface WebgpuKernelOptions {
+  /** Programs to insist on; without it a trial chooses among those that the device has. */
+  readonly family?: ProductFamily;
+}
+
+/**
+ * Wants the `webgpu` backend of tfjs to be set up; does not change which backend is active.
+ * @throws backend_unavailable when it is not, or when the device lacks what `family` needs
+ */
+export async function createWebgpuKernels(options: WebgpuKernelOptions = {}): Promise<Kernels> {
+  const gpu = new Gpu();
+  const family = await chooseFamily(gpu, options.family);
+  const multiply = makeMultiply(gpu, { family, f16: false });
+  return {
+    name: `webgpu-f32`,
+    linear: makeLinear(gpu, multiply),
+    embedding: makeEmbedding(gpu),
+    rmsNorm: makeRmsNorm(gpu),
+    rope: makeRope(gpu),
+    causalAttention: makeCausalAttention(gpu, family),
+    swiglu: makeSwiglu(gpu),
+    crossEntropy: makeCrossEntropy(gpu, multiply),
+    writePositions: makeWritePositions(gpu),
+    adamw: makeAdamw(gpu),
+    sumOfSquares: makeSumOfSquares(gpu),
+  };
+}

@@ -1,0 +1,65 @@
+/**
+ * The matrix products of a device: which program computes one. In float32 every program but the one for a few rows
+ * gives the same bytes (`product.ts`), so the family may be chosen by a trial at start-up; which of the tiles is
+ * taken follows from the shape alone.
+ */
+import { invariant } from "../../../ops/errors.ts";
+import type { Gpu } from "./gpu.ts";
+import { laneColumns, laneProgram, laneRows } from "./laneProduct.ts";
+import { endingName, endingOf, numbersOf, type Product } from "./product.ts";
+import { gridOf, type Program } from "./program.ts";
+import { mostRows, rowColumns, rowProgram } from "./rowProduct.ts";
+import { tileProgram, type Tile } from "./tileProduct.ts";
+
+/** `tiles`: through workgroup memory; `lanes`: by broadcasts in a subgroup of 8. */
+export type ProductFamily = "tiles" | "lanes";
+
+/** Records a product. The caller sees to the shapes. */
+export type Multiply = (product: Product) => void;
+
+const largeTile: Tile = { rows: 128, columns: 128, blockRows: 8, blockColumns: 8 };
+const smallTile: Tile = { rows: 64, columns: 64, blockRows: 8, blockColumns: 4 };
+/** Large tiles are taken when there are so many that every core of a large GPU has one. */
+const manyTiles = 128;
+
+export interface ProductOptions {
+  readonly family: ProductFamily;
+  /** Operands are rounded to half precision; sums stay float32. */
+  readonly f16: boolean;
+}
+
+/** @returns the function that computes products on `gpu`; programs are compiled when they are first needed. */
+export function makeMultiply(gpu: Gpu, { family, f16 }: ProductOptions): Multiply {
+  const programs = new Map<string, Program>();
+  const cached = (key: string, make: () => Program): Program => {
+    const known = programs.get(key);
+    if (known) return known;
+    const made = make();
+    programs.set(key, made);
+    return made;
+  };
+  return (product) => {
+    const { form, m, n, k, a, b, y, bias } = product;
+    if (m === 0 || n === 0) return;
+    invariant(k > 0, `a product of ${m} x ${k} and ${k} x ${n} has nothing to add up`);
+    const ending = endingOf(product);
+    const tensors = bias ? [a, b, bias, y] : [a, b, y];
+    const numbers = numbersOf(product);
+    const key = `${form}${endingName(ending)}`;
+    if (form === "nt" && m <= mostRows && !ending.accumulate) {
+      const program = cached(`rows ${key}`, () => rowProgram(family === "lanes" ? 8 : 64, ending, f16));
+      return gpu.run(program, tensors, { groups: gridOf(Math.ceil(n / rowColumns)), numbers });
+    }
+    if (family === "lanes") {
+      const program = cached(key, () => laneProgram({ form, ending, f16 }));
+      const groups = [Math.ceil(n / laneColumns), Math.ceil(m / laneRows)] as const;
+      return gpu.run(program, tensors, { groups, numbers });
+    }
+    const isLarge = Math.ceil(m / largeTile.rows) * Math.ceil(n / largeTile.columns) >= manyTiles;
+    const tile = isLarge ? largeTile : smallTile;
+    const vectors = numbers.slice(3, 7).every((value) => value % 4 === 0);
+    const name = `${key} ${tile.rows} ${vectors}`;
+    const program = cached(name, () => tileProgram({ form, tile, ending, vectors, f16 }));
+    gpu.run(program, tensors, { groups: [Math.ceil(n / tile.columns), Math.ceil(m / tile.rows)], numbers });
+  };
+}
