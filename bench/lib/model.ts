@@ -19,6 +19,8 @@ export interface Shape {
 export const shapes: Readonly<Record<string, Shape>> = {
   s: { D: 256, L: 6, heads: 8, F: 688, V: 4096, T: 256, B: 8 },
   m: { D: 512, L: 8, heads: 8, F: 1376, V: 4096, T: 256, B: 4 },
+  "124m": { D: 768, L: 12, heads: 12, F: 2048, V: 50304, T: 1024, B: 8 },
+  "1.1b": { D: 2048, L: 22, heads: 32, F: 5632, V: 32000, T: 2048, B: 2 },
 };
 
 /** Name, choice and build of the kernels that are measured; the first is the reference, plain tfjs ops on its wasm

@@ -9,6 +9,8 @@ const answerTimeoutMs = 600_000;
 export interface TorchPeer {
   /** PyTorch's version and its BLAS. */
   readonly name: string;
+  /** It can compute on a GPU. */
+  readonly cuda: boolean;
   ask(request: Readonly<Record<string, unknown>>): Promise<Record<string, number>>;
   close(): void;
 }
@@ -30,10 +32,11 @@ export async function openTorchPeer(python: string): Promise<TorchPeer | null> {
     return JSON.parse(value as string) as Record<string, unknown>;
   };
   try {
-    const { name, blas, sdpa } = await ask({ op: "info" });
+    const { name, blas, sdpa, cuda } = await ask({ op: "info" });
     const attention = sdpa === true ? "SDPA" : "no SDPA";
     return {
       name: `${String(name)} (${String(blas)}; ${attention})`,
+      cuda: cuda === true,
       ask: (request) => ask(request) as Promise<Record<string, number>>,
       close: () => void child.kill(),
     };

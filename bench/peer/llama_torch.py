@@ -1,5 +1,6 @@
-"""The peer of bench/train.ts, bench/infer.ts and bench/eval.ts: a Llama in eager PyTorch on the CPU, float32, as one would write it,
-with fused AdamW and scaled_dot_product_attention where this PyTorch has them. Reads one JSON request a line, answers
+"""The peer of bench/train.ts, bench/infer.ts, bench/eval.ts and bench/webgpu.ts: a Llama in PyTorch, float32, as one would write it,
+with fused AdamW and scaled_dot_product_attention where this PyTorch has them; on the CPU, or with "device": "cuda" on a
+GPU, where "tf32", "half" and "compiled" choose what its matrix products and its model are made of. Reads one JSON request a line, answers
 with one JSON line. It is no part of the service."""
 import ctypes
 import json
@@ -70,8 +71,9 @@ class Llama(torch.nn.Module):
         self.half = D // heads // 2
 
     def forward(self, ids, offset=0, caches=None):
-        t = torch.arange(offset, offset + ids.shape[1], dtype=torch.float32)
-        angle = torch.outer(t, 10000 ** (-torch.arange(self.half, dtype=torch.float32) / self.half))
+        t = torch.arange(offset, offset + ids.shape[1], dtype=torch.float32, device=ids.device)
+        steps = torch.arange(self.half, dtype=torch.float32, device=ids.device)
+        angle = torch.outer(t, 10000 ** (-steps / self.half))
         cos, sin = torch.cat((angle, angle), -1).cos(), torch.cat((angle, angle), -1).sin()
         x = self.embed(ids)
         for i, block in enumerate(self.blocks):
@@ -82,12 +84,14 @@ class Llama(torch.nn.Module):
 models = {}
 
 
-def model_of(shape):
-    key = json.dumps(shape, sort_keys=True)
+def model_of(shape, device="cpu", compiled=False):
+    key = json.dumps([shape, device, compiled], sort_keys=True)
     if key not in models:
         models.clear()
         torch.manual_seed(0)
-        model = Llama(**{name: shape[name] for name in ("D", "L", "heads", "F", "V")})
+        model = Llama(**{name: shape[name] for name in ("D", "L", "heads", "F", "V")}).to(device)
+        if compiled:
+            model = torch.compile(model)
         options = dict(lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
         try:
             optimizer, kind = torch.optim.AdamW(model.parameters(), fused=True, **options), "fused"
@@ -99,30 +103,41 @@ def model_of(shape):
 
 def info(_):
     blas = re.findall(r"BLAS_INFO=\w+|Math Kernel Library[^\n]*?Version [\w. ]*|MKL-DNN v[\w.]+", torch.__config__.show())
-    return {"name": f"PyTorch {torch.__version__}", "blas": "; ".join(blas), "sdpa": HAS_SDPA}
+    return {"name": f"PyTorch {torch.__version__}", "blas": "; ".join(blas), "sdpa": HAS_SDPA, "cuda": torch.cuda.is_available()}
+
+
+def finished(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def gemm(request):
     n = request["n"]
-    a, b = torch.randn(n, n), torch.randn(n, n)
+    device = request.get("device", "cpu")
+    dtype = torch.float16 if request.get("half") else torch.float32
+    torch.backends.cuda.matmul.allow_tf32 = bool(request.get("tf32"))
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     a @ b
-    start = time.perf_counter()
+    start = finished(device)
     a @ b
-    return {"seconds": time.perf_counter() - start}
+    return {"seconds": finished(device) - start}
 
 
 def train(request):
     shape = request["shape"]
-    model, optimizer, kind = model_of(shape)
-    ids = torch.randint(0, shape["V"], (shape["B"], shape["T"] + 1))
-    start = time.perf_counter()
+    device = request.get("device", "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = bool(request.get("tf32"))
+    model, optimizer, kind = model_of(shape, device, bool(request.get("compiled")))
+    ids = torch.randint(0, shape["V"], (shape["B"], shape["T"] + 1), device=device)
+    start = finished(device)
     logits = model(ids[:, :-1])
     loss = F.cross_entropy(logits.reshape(-1, shape["V"]), ids[:, 1:].reshape(-1))
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {"seconds": time.perf_counter() - start, "adamw": kind}
+    return {"seconds": finished(device) - start, "adamw": kind}
 
 
 @torch.no_grad()

@@ -1,0 +1,199 @@
+/**
+ * The webgpu backend's speed: `node bench/webgpu.ts --adapter NAME --shapes s --sequences 2 --sizes 256,512 --rounds 3
+ * --stock 1 --soak 0 --python python3`. Rates of matrix products by size and precision beside what the device reaches
+ * without memory, tokens a second of whole training updates beside the same model on stock tfjs-webgpu, the share of
+ * that time in which the device computes, and PyTorch on the same GPU where that python has CUDA: all in one run.
+ * With `--soak N`, N more updates, and the memory of the device before and after. Defaults depend on the adapter.
+ */
+import * as tf from "@tensorflow/tfjs";
+import { activateTfjs } from "../src/engine/backends/tfjsRuntime.ts";
+import { startWebgpu } from "../src/engine/backends/webgpuRuntime.ts";
+import { createWebgpuKernels } from "../src/engine/kernels/webgpu/createWebgpuKernels.ts";
+import { Gpu } from "../src/engine/kernels/webgpu/gpu.ts";
+import type { Kernels } from "../src/engine/kernels/kernels.ts";
+import { makeMultiply } from "../src/engine/kernels/webgpu/products.ts";
+import { defineProgram, unrolled } from "../src/engine/kernels/webgpu/program.ts";
+import { chooseFamily } from "../src/engine/kernels/webgpu/trial.ts";
+import { AdamW } from "../src/engine/train/adamw.ts";
+import type { MicroBatch } from "../src/engine/train/loss.ts";
+import { trainStep } from "../src/engine/train/step.ts";
+import { GpuClock } from "./lib/gpuClock.ts";
+import { configOf, median, optionsOf, randomWeights, shapes, type Shape } from "./lib/model.ts";
+import { stockKernels } from "./lib/stockKernels.ts";
+import { openTorchPeer, type TorchPeer } from "./lib/torchPeer.ts";
+
+const asked = optionsOf({
+  ...{ adapter: "", shapes: "", sequences: "", sizes: "", rounds: "3", stock: "1", soak: "0", python: "python3" },
+});
+const webgpu = { adapter: asked["adapter"] || null, software: "named", memoryBytes: null } as const;
+const { adapter, device, faults, buffers } = await startWebgpu(webgpu);
+await activateTfjs("webgpu");
+const clock = GpuClock.on(device);
+const gpu = new Gpu();
+const family = await chooseFamily(gpu);
+const rounds = Number(asked["rounds"]);
+const peer = await openTorchPeer(asked["python"]!);
+const never = new AbortController().signal;
+const optimizerSettings = {
+  type: "adamw",
+  learningRate: 1e-4,
+  betas: [0.9, 0.95],
+  eps: 1e-8,
+  weightDecay: 0.1,
+  decay: "matrices",
+  clip: 1,
+} as const;
+
+console.log(`${adapter.name} (${adapter.description}); ${adapter.features.join(", ") || "no features"}; ${family}`);
+console.log(`peer: ${peer ? `${peer.name}, ${peer.cuda ? "CUDA" : "no CUDA"}` : "no PyTorch"}`);
+await products(peer);
+for (const name of (asked["shapes"] || (adapter.software ? "s" : "s,124m,1.1b")).split(",")) {
+  const shape = shapes[name]!;
+  const B = Number(asked["sequences"] || (adapter.software ? 2 : shape.B));
+  await training(name, { ...shape, B }, peer);
+}
+peer?.close();
+await faults.settle();
+process.exit(0);
+
+/** Seconds of the fastest of a few runs of `work`, device included. */
+async function fastest(work: () => void): Promise<number> {
+  work();
+  await gpu.finished();
+  let best = Infinity;
+  for (let round = 0; round < rounds; round++) {
+    const start = performance.now();
+    work();
+    await gpu.finished();
+    best = Math.min(best, (performance.now() - start) / 1000);
+  }
+  return best;
+}
+
+/** Multiply-adds without memory: eight independent chains of vectors in each invocation. */
+async function ceiling(): Promise<number> {
+  const [steps, groups, size, chains] = [512, adapter.software ? 64 : 8192, 64, 8];
+  const program = defineProgram({
+    name: "ceiling",
+    buffers: [{ name: "y", write: true }],
+    numbers: [["steps", "u32"]],
+    body: `@compute @workgroup_size(${size})
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let x = f32(id.x) * 1e-9;
+  ${unrolled(chains, (i) => `var v${i} = vec4f(x + ${i}.0);`)}
+  for (var i = 0u; i < p.steps; i++) {
+    ${unrolled(chains, (i) => `v${i} = fma(v${i}, vec4f(0.999), vec4f(x));`)}
+  }
+  y[id.x] = dot(${Array.from({ length: chains }, (_, i) => `v${i}`).join(" + ")}, vec4f(1.0));
+}`,
+  });
+  const y = gpu.output([groups * size]);
+  const seconds = await fastest(() => gpu.run(program, [y], { groups: [groups], numbers: [steps] }));
+  y.dispose();
+  return (2 * 4 * chains * steps * groups * size) / seconds / 1e9;
+}
+
+async function products(torch: TorchPeer | null): Promise<void> {
+  const most = await ceiling();
+  console.log(
+    `\nmultiply-adds without memory: ${most.toFixed(1)} GFLOP/s; products of squares, GFLOP/s and share of that`,
+  );
+  const sizes = (asked["sizes"] || (adapter.software ? "256,512" : "1024,2048,4096,8192")).split(",").map(Number);
+  for (const n of sizes) {
+    const [a, b] = [tf.randomNormal([n, n]), tf.randomNormal([n, n])];
+    const y = gpu.output([n, n]);
+    const row = (title: string, seconds: number): void => {
+      const rate = (2 * n ** 3) / seconds / 1e9;
+      const share = `${((100 * rate) / most).toFixed(0)} %`.padStart(7);
+      console.log(`  ${String(n).padStart(5)} ${title.padEnd(24)} ${rate.toFixed(1).padStart(10)} ${share}`);
+    };
+    for (const form of ["nt", "nn", "tn"] as const) {
+      const multiply = makeMultiply(gpu, { family, f16: false });
+      row(`${form} f32`, await fastest(() => multiply({ form, m: n, n, k: n, a, b, y })));
+    }
+    if (device.features.has("shader-f16")) {
+      const multiply = makeMultiply(gpu, { family, f16: true });
+      row("nt f16 inputs", await fastest(() => multiply({ form: "nt", m: n, n, k: n, a, b, y })));
+    }
+    if (asked["stock"] === "1") {
+      const stock = (): void => tf.dispose(tf.matMul(a as tf.Tensor2D, b as tf.Tensor2D, false, true));
+      row("nt stock tfjs", await fastest(stock));
+    }
+    for (const [title, options] of torch?.cuda
+      ? ([
+          ["PyTorch f32", {}],
+          ["PyTorch tf32", { tf32: true }],
+          ["PyTorch f16", { half: true }],
+        ] as const)
+      : []) {
+      row(title, (await torch!.ask({ op: "gemm", n, device: "cuda", ...options }))["seconds"]!);
+    }
+    tf.dispose([a, b, y]);
+  }
+}
+
+async function* oneBatch({ B, T, V }: Shape): AsyncGenerator<MicroBatch> {
+  const ids = Int32Array.from({ length: B * T }, (_, i) => (i * 7919) % V);
+  yield { ids, targets: ids.map((id) => (id * 31 + 1) % V), sequences: B, length: T };
+}
+
+async function training(name: string, shape: Shape, torch: TorchPeer | null): Promise<void> {
+  const config = configOf(shape);
+  const weights = randomWeights(config);
+  const tokens = shape.B * shape.T;
+  const mine = await createWebgpuKernels();
+  const ways: Kernels[] = asked["stock"] === "1" ? [mine, stockKernels] : [mine];
+  const times = new Map<string, number[]>(ways.map((kernels) => [kernels.name, []]));
+  let share: number | null = null;
+  const step = async (kernels: Kernels): Promise<number> => {
+    const optimizer = optimizers.get(kernels)!;
+    const start = performance.now();
+    const settings = { learningRate: 1e-4, clip: 1, step: 1 };
+    await trainStep({ kernels, config, weights }, optimizer, oneBatch(shape), settings, never);
+    await gpu.finished();
+    return (performance.now() - start) / 1000;
+  };
+  const optimizers = new Map(ways.map((kernels) => [kernels, new AdamW(kernels, optimizerSettings, weights, null)]));
+  for (let round = 0; round <= rounds; round++) {
+    for (const kernels of ways) {
+      const seconds = await step(kernels);
+      // The first round compiles.
+      if (round > 0) times.get(kernels.name)!.push(seconds);
+    }
+  }
+  if (clock) {
+    clock.start();
+    const seconds = await step(mine);
+    const busy = await clock.stop();
+    share = busy === null ? null : busy / seconds;
+  }
+  await faults.settle();
+  console.log(`\nshape ${name}, ${shape.B} sequences of ${shape.T}: tokens/s, median of ${rounds} updates`);
+  const best = median(times.get(mine.name)!);
+  for (const [title, seconds] of times) {
+    const ratio = best === median(seconds) ? "" : `   ours is ${(median(seconds) / best).toFixed(1)} times as fast`;
+    console.log(`  ${title.padEnd(24)} ${(tokens / median(seconds)).toFixed(1).padStart(10)}${ratio}`);
+  }
+  for (const compiled of torch?.cuda ? [false, true] : []) {
+    const seconds = [];
+    for (let round = 0; round <= rounds + 1; round++) {
+      seconds.push((await torch!.ask({ op: "train", shape, device: "cuda", compiled }))["seconds"]!);
+    }
+    const rate = tokens / median(seconds.slice(2));
+    console.log(`  ${`PyTorch f32 ${compiled ? "compiled" : "eager"}`.padEnd(24)} ${rate.toFixed(1).padStart(10)}`);
+  }
+  console.log(`  share of wall time in which the device computes: ${share === null ? "not known" : share.toFixed(3)}`);
+  await soak(Number(asked["soak"]), () => step(mine));
+  for (const optimizer of optimizers.values()) optimizer.dispose();
+  tf.dispose([...weights.values()]);
+}
+
+/** Updates upon updates: what the device holds must not grow. */
+async function soak(updates: number, step: () => Promise<number>): Promise<void> {
+  if (updates === 0) return;
+  const held = (): string => `${tf.memory().numTensors} tensors, ${buffers.numBytesAllocated} bytes`;
+  await step();
+  const before = held();
+  for (let update = 0; update < updates; update++) await step();
+  console.log(`  before ${updates} updates ${before}; after them ${held()}`);
+}
