@@ -25,7 +25,7 @@ import { openTorchPeer, type TorchPeer } from "./lib/torchPeer.ts";
 const asked = optionsOf({
   ...{ adapter: "", shapes: "", sequences: "", sizes: "", rounds: "3", stock: "1", soak: "0", python: "python3" },
 });
-const webgpu = { adapter: asked["adapter"] || null, software: "named", memoryBytes: null } as const;
+const webgpu = { adapter: asked["adapter"] || null, software: "last", memoryBytes: null } as const;
 const { adapter, device, faults, buffers } = await startWebgpu(webgpu);
 await activateTfjs("webgpu");
 const clock = GpuClock.on(device);
