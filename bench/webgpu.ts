@@ -11,9 +11,8 @@ import { startWebgpu } from "../src/engine/backends/webgpuRuntime.ts";
 import { createWebgpuKernels } from "../src/engine/kernels/webgpu/createWebgpuKernels.ts";
 import { Gpu } from "../src/engine/kernels/webgpu/gpu.ts";
 import type { Kernels } from "../src/engine/kernels/kernels.ts";
-import { makeMultiply } from "../src/engine/kernels/webgpu/products.ts";
+import { familyOf, makeMultiply } from "../src/engine/kernels/webgpu/products.ts";
 import { defineProgram, unrolled } from "../src/engine/kernels/webgpu/program.ts";
-import { chooseFamily } from "../src/engine/kernels/webgpu/trial.ts";
 import { AdamW } from "../src/engine/train/adamw.ts";
 import type { MicroBatch } from "../src/engine/train/loss.ts";
 import { trainStep } from "../src/engine/train/step.ts";
@@ -25,12 +24,12 @@ import { openTorchPeer, type TorchPeer } from "./lib/torchPeer.ts";
 const asked = optionsOf({
   ...{ adapter: "", shapes: "", sequences: "", sizes: "", rounds: "3", stock: "1", soak: "0", python: "python3" },
 });
-const webgpu = { adapter: asked["adapter"] || null, software: "last", memoryBytes: null } as const;
+const webgpu = { adapter: asked["adapter"] || null, software: "named", memoryBytes: null } as const;
 const { adapter, device, faults, buffers } = await startWebgpu(webgpu);
 await activateTfjs("webgpu");
 const clock = GpuClock.on(device);
 const gpu = new Gpu();
-const family = await chooseFamily(gpu);
+const family = familyOf(gpu.device);
 const rounds = Number(asked["rounds"]);
 const peer = await openTorchPeer(asked["python"]!);
 const never = new AbortController().signal;

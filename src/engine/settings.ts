@@ -88,7 +88,7 @@ type Environment = Readonly<Record<string, string | undefined>>;
 
 const gibibyte = 2 ** 30;
 const kernelChoices: readonly string[] = ["auto", ...kernelVariants];
-const softwareChoices: readonly string[] = ["last", "first", "never"];
+const softwareChoices: readonly string[] = ["named", "auto", "never"];
 const logLevels: readonly string[] = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
 
 /** What a user can set: variable, default as shown, meaning. README's table is printed from it. */
@@ -121,7 +121,7 @@ export const settingsTable: readonly (readonly [variable: string, fallback: stri
   ["COMPUTE_THREADS", "(processors)", "threads of one compute process"],
   ["COMPUTE_KERNELS", "auto", kernelChoices.join(", ") + ": which build of the WebAssembly kernels"],
   ["WEBGPU_ADAPTER", "(the fastest)", "part of the name of the GPU that the backend webgpu uses"],
-  ["WEBGPU_SOFTWARE", "last", "last, first, never: where `auto` puts a software GPU; never: nobody may use it"],
+  ["WEBGPU_SOFTWARE", "named", "named, auto, never: whether webgpu may run on a software adapter, by name or by auto"],
   ["WEBGPU_MEMORY_BYTES", "(unknown)", "what tensors may take on that GPU; no driver tells"],
   ["COMPUTE_SILENCE_SECONDS", "600", "a compute process silent for so long is killed"],
   ["STOP_TIMEOUT_SECONDS", "30", "time a job has to reach a resume point when stopped"],
@@ -223,7 +223,7 @@ function webgpuOptionsOf(read: Reader): WebgpuOptions {
   const bytes = read.integer("WEBGPU_MEMORY_BYTES", 0, 0, 2 ** 50);
   return {
     adapter: read.text("WEBGPU_ADAPTER"),
-    software: read.oneOf("WEBGPU_SOFTWARE", softwareChoices, "last") as WebgpuOptions["software"],
+    software: read.oneOf("WEBGPU_SOFTWARE", softwareChoices, "named") as WebgpuOptions["software"],
     memoryBytes: bytes === 0 ? null : bytes,
   };
 }

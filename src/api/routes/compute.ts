@@ -48,8 +48,7 @@ async function probeOne(backend: ProbedBackend, allowed: readonly string[] | nul
   const found = isAllowed ? await probeInTime(backend) : unavailable(switchedOff);
   const { available, reason, device, memoryBytes } = found;
   const features = { ...found.features };
-  const here = { preference: found.preference ?? preference, features };
-  return { name, description, ...here, available, reason, device, memory_bytes: memoryBytes };
+  return { name, description, preference, available, reason, device, features, memory_bytes: memoryBytes };
 }
 
 async function probeInTime(backend: ProbedBackend): Promise<BackendProbe> {

@@ -49,11 +49,9 @@ export async function chooseBackend(
     throw new CodedError("backend_unavailable", `backend ${name} is switched off here; ${wanted}`);
   }
   const probed = await Promise.all(candidates.map(async (backend) => ({ backend, probe: await backend.probe() })));
-  const preferenceOf = ({ backend, probe }: (typeof probed)[number]): number => probe.preference ?? backend.preference;
-  const available = probed.filter(({ probe }) => probe.available);
-  const [best] = available.sort((a, b) => preferenceOf(b) - preferenceOf(a));
+  const best = probed.find(({ probe }) => probe.available && (name !== "auto" || probe.automatic !== false));
   if (best) return best.backend;
-  const reasons = probed.map(({ backend, probe }) => `${backend.name}: ${probe.reason}`).join("; ");
+  const reasons = probed.map(({ backend, probe }) => `${backend.name}: ${probe.reason ?? "by name only"}`).join("; ");
   const why = reasons || "BACKENDS allows none that this version has";
   throw new CodedError("backend_unavailable", `backend ${name} is not available: ${why}`);
 }

@@ -1,6 +1,6 @@
 /**
  * The backend `webgpu`: tfjs on a GPU through Dawn, with WGSL kernels. `auto` takes it before all others where there
- * is a real GPU; a software adapter (Mesa's llvmpipe, SwiftShader) is slower than `wasm` and comes after it,
+ * is a real GPU; a software adapter (Mesa's llvmpipe, SwiftShader) is slower than `wasm` and taken by name only,
  * unless the settings say otherwise.
  *
  * Probing: which adapters there are is found out in a process of its own, once. Where nothing but a software
@@ -17,9 +17,6 @@ import { createTfjsBackend } from "./tfjsBackend.ts";
 import { chooseAdapter, defaultWebgpuOptions, type AdapterFacts, type WebgpuOptions } from "./webgpuDevice.ts";
 import type { ProbeReport } from "./webgpuProbe.ts";
 
-/** Before all others; a software adapter after those that use the processor openly, but for the reference. */
-const gpuPreference = 30;
-const softwarePreference = 5;
 /** A driver that has not answered by then is given up. */
 const probeTimeoutMs = 30_000;
 /** Share of the machine's memory that a software adapter's tensors may take. */
@@ -32,7 +29,7 @@ export function createWebgpuBackend({ webgpu = defaultWebgpuOptions }: BackendOp
   return createTfjsBackend({
     name: "webgpu",
     description: "a GPU through WebGPU (Vulkan, Metal or Direct3D 12)",
-    preference: gpuPreference,
+    preference: 30,
     probe: webgpuProbe(webgpu),
     compute: {
       ...{ tfjs: "webgpu", kernels: "webgpu", variant: null, threads: 1, webgpu },
@@ -73,10 +70,6 @@ function startProbe(): Promise<ProbeReport> {
   return started;
 }
 
-function preferenceOf(isSoftware: boolean, { software }: WebgpuOptions): number {
-  return isSoftware && software === "last" ? softwarePreference : gpuPreference;
-}
-
 function unavailable(reason: string): BackendProbe {
   return { available: false, reason, device: null, features: {}, memoryBytes: null };
 }
@@ -86,7 +79,7 @@ function described(adapter: AdapterFacts, options: WebgpuOptions): BackendProbe 
   const { maxBufferBytes, maxBindingBytes, workgroupBytes } = adapter;
   return {
     ...{ available: true, reason: null, device: name },
-    preference: preferenceOf(software, options),
+    automatic: !software || options.software === "auto",
     features: {
       ...{ vendor, architecture, driver: description, software, features: features.join(" ") },
       ...{ subgroup_min_size: subgroups[0], subgroup_max_size: subgroups[1] },
@@ -102,7 +95,7 @@ function unmeasured(options: WebgpuOptions): BackendProbe {
   if (software === "never") return unavailable("there is no GPU device here, and WEBGPU_SOFTWARE is never");
   return {
     ...{ available: true, reason: null, device: "software adapter" },
-    preference: preferenceOf(true, options),
+    automatic: software === "auto",
     features: { software: true },
     memoryBytes: memoryBytes ?? Math.floor(totalmem() * memoryShare),
   };

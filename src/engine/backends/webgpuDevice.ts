@@ -9,13 +9,13 @@ import { CodedError } from "../../ops/errors.ts";
 export interface WebgpuOptions {
   /** Part of the name of the adapter to use; null for the fastest. */
   readonly adapter: string | null;
-  /** Where `auto` puts a software adapter: after `wasm`, before all, or nowhere: then it cannot be named either. */
-  readonly software: "last" | "first" | "never";
+  /** Whether a software adapter may be used: where the backend is asked for by name, by `auto` too, or never. */
+  readonly software: "named" | "auto" | "never";
   /** Bytes that tensors may take on it; null where nobody says, which no driver does. */
   readonly memoryBytes: number | null;
 }
 
-export const defaultWebgpuOptions: WebgpuOptions = { adapter: null, software: "last", memoryBytes: null };
+export const defaultWebgpuOptions: WebgpuOptions = { adapter: null, software: "named", memoryBytes: null };
 
 /** Features asked for where an adapter has them. */
 const wantedFeatures = ["shader-f16", "subgroups", "timestamp-query", "chromium-experimental-subgroup-matrix"] as const;

@@ -36,25 +36,25 @@ function adapter(name: string, software: boolean): AdapterFacts {
 
 test("the adapter is the real GPU before a software one, the one that is named, or a refusal that names what there is", () => {
   const all = [adapter("llvmpipe", true), adapter("Radeon", false), adapter("GeForce", false)];
-  const choose = (wanted: string | null, software: "last" | "never" = "last", list = all): string =>
+  const choose = (wanted: string | null, software: "named" | "never" = "named", list = all): string =>
     chooseAdapter(list, (one) => one, { adapter: wanted, software, memoryBytes: null }).name;
   assert.equal(choose(null), "Radeon");
   assert.equal(choose("geforce"), "GeForce");
   assert.equal(choose("LLVM"), "llvmpipe");
-  assert.equal(choose(null, "last", all.slice(0, 1)), "llvmpipe");
+  assert.equal(choose(null, "named", all.slice(0, 1)), "llvmpipe");
   assert.throws(() => choose("arc"), /WEBGPU_ADAPTER asks for "arc"; there are "llvmpipe", "Radeon", "GeForce"/);
   assert.throws(() => choose(null, "never", all.slice(0, 1)), /WEBGPU_SOFTWARE is never/);
-  assert.throws(() => choose(null, "last", []), /no GPU driver offers an adapter/);
+  assert.throws(() => choose(null, "named", []), /no GPU driver offers an adapter/);
 });
 
 test(
-  "a probe that measures names the adapter, its driver, features and limits; a software one comes after wasm",
+  "a probe that measures names the adapter, its driver, features and limits; auto passes a software one over",
   options,
   async () => {
     const probe = await getBackend("webgpu").probe({ measure: true });
     assert.equal(probe.available, true);
     assert.ok(probe.device);
-    assert.equal(probe.preference! > getBackend("wasm").preference, probe.features["software"] !== true);
+    assert.equal(probe.automatic, probe.features["software"] !== true);
     assert.ok((probe.features["max_binding_bytes"] as number) >= 2 ** 27);
     const never_ = { adapter: null, software: "never", memoryBytes: null } as const;
     const refused = await getBackend("webgpu", { webgpu: never_ }).probe({ measure: true });

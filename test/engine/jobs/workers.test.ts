@@ -3,6 +3,7 @@
  * but the API's address and the database, and one that shares the data directory. Jobs go where they can be done; a
  * worker killed with -9 is replaced by the next that can do its job, with the bytes of a run that nothing befell.
  */
+import { defaultWebgpuOptions } from "../../../src/engine/backends/webgpuDevice.ts";
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
@@ -151,7 +152,7 @@ for (const far of farBackends) {
       const done = await result(near);
       assert.equal(done.worker, (await workerOf(nearWorker.pid)).id);
       const auto = await result(await training("auto", short));
-      const kinds = { backends: [far, "wasm"], computeKernels: null, computeThreads: 1 };
+      const kinds = { backends: [far, "wasm"], computeKernels: null, computeThreads: 1, webgpu: defaultWebgpuOptions };
       const automatic = (await probeBackends(kinds)).filter((one) => one.automatic);
       assert.equal(auto.backend, automatic.toSorted((a, b) => b.preference - a.preference)[0]?.name);
 

@@ -2,11 +2,12 @@
  * The kernels of the `webgpu` backend: WGSL programs on the buffers of tfjs, each operation fused with its gradient.
  *
  * What holds for all of them:
- * - Same inputs, same bytes, on every run on one device: all sums have a fixed order and nothing is atomic. Where a
- *   trial chooses between programs (`trial.ts`), those give the same bytes.
+ * - Same inputs, same bytes, on every run on one device: all sums have a fixed order, nothing is atomic, and which
+ *   programs run follows from the device and the shapes.
  * - Nothing waits for the device but `sumOfSquares`, which reads back a few numbers for each tensor.
  * - NaN and infinity are carried as far as the device does: WGSL lets a driver assume that there are none.
  */
+import { CodedError } from "../../../ops/errors.ts";
 import type { Kernels } from "../kernels.ts";
 import { makeCausalAttention } from "./causalAttention.ts";
 import { makeCrossEntropy } from "./crossEntropy.ts";
@@ -14,15 +15,14 @@ import { makeEmbedding } from "./embedding.ts";
 import { Gpu } from "./gpu.ts";
 import { makeLinear } from "./linear.ts";
 import { makeAdamw, makeSumOfSquares } from "./optimizer.ts";
-import { makeMultiply, type ProductFamily } from "./products.ts";
+import { familyOf, makeMultiply, type ProductFamily } from "./products.ts";
 import { makeRmsNorm } from "./rmsNorm.ts";
 import { makeRope } from "./rope.ts";
 import { makeSwiglu } from "./swiglu.ts";
-import { chooseFamily } from "./trial.ts";
 import { makeWritePositions } from "./writePositions.ts";
 
 export interface WebgpuKernelOptions {
-  /** Programs to insist on; without it a trial chooses among those that the device has. */
+  /** Programs to insist on; those made for the device unless given. */
   readonly family?: ProductFamily;
 }
 
@@ -32,10 +32,14 @@ export interface WebgpuKernelOptions {
  */
 export async function createWebgpuKernels(options: WebgpuKernelOptions = {}): Promise<Kernels> {
   const gpu = new Gpu();
-  const family = await chooseFamily(gpu, options.family);
+  const own = familyOf(gpu.device);
+  const family = options.family ?? own;
+  if (family === "lanes" && own !== "lanes") {
+    throw new CodedError("backend_unavailable", "kernels webgpu-lanes want subgroups of exactly 8");
+  }
   const multiply = makeMultiply(gpu, { family, f16: false });
   return {
-    name: `webgpu-f32`,
+    name: `webgpu-${family}`,
     linear: makeLinear(gpu, multiply),
     embedding: makeEmbedding(gpu),
     rmsNorm: makeRmsNorm(gpu),

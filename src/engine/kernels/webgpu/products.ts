@@ -1,11 +1,10 @@
 /**
- * The matrix products of a device: which program computes one. In float32 every program but the one for a few rows
- * gives the same bytes (`product.ts`), so the family may be chosen by a trial at start-up; which of the tiles is
- * taken follows from the shape alone.
+ * The matrix products of a device: which program computes one. The family follows from the device, the program from
+ * the shape: nothing is chosen by timing, so that a run that is taken up again computes with the same.
  */
 import { invariant } from "../../../ops/errors.ts";
 import type { Gpu } from "./gpu.ts";
-import { laneColumns, laneProgram, laneRows } from "./laneProduct.ts";
+import { laneColumns, laneProgram, laneRows, laneWidth } from "./laneProduct.ts";
 import { endingName, endingOf, numbersOf, type Product } from "./product.ts";
 import { gridOf, type Program } from "./program.ts";
 import { mostRows, rowColumns, rowProgram } from "./rowProduct.ts";
@@ -13,6 +12,16 @@ import { tileProgram, type Tile } from "./tileProduct.ts";
 
 /** `tiles`: through workgroup memory; `lanes`: by broadcasts in a subgroup of 8. */
 export type ProductFamily = "tiles" | "lanes";
+
+/**
+ * @returns the programs made for a device: `lanes` where subgroups are exactly as wide as they want, which are
+ *   processors in disguise
+ */
+export function familyOf({ features, adapterInfo }: GPUDevice): ProductFamily {
+  const { subgroupMinSize, subgroupMaxSize } = adapterInfo;
+  const hasLanes = features.has("subgroups") && subgroupMinSize === laneWidth && subgroupMaxSize === laneWidth;
+  return hasLanes ? "lanes" : "tiles";
+}
 
 /** Records a product. The caller sees to the shapes. */
 export type Multiply = (product: Product) => void;
