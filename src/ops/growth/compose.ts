@@ -91,9 +91,12 @@ function joined(recipe: Recipe, made: Made): Recipe {
   }
   const inner = recipe.inputs.map((name) => made.get(name)!.recipe);
   const inputs = [...new Set(inner.flatMap((each) => (each.type === "copy" ? [each.source] : each.inputs)))];
+  // A build of one source tensor as it is still goes row by row.
+  const rows = inner.length === 1 && inner[0]!.type === "copy" ? recipe.rows : undefined;
   return {
     type: "build",
     inputs,
+    ...(rows === undefined ? {} : { rows }),
     build(values) {
       const read = (name: string): Float32Array => values[inputs.indexOf(name)]!;
       const mine = inner.map((each) => (each.type === "copy" ? read(each.source) : each.build(each.inputs.map(read))));
@@ -103,8 +106,8 @@ function joined(recipe: Recipe, made: Made): Recipe {
 }
 
 function withoutTwin(recipe: BuildRecipe): BuildRecipe {
-  const { type, inputs, build, zero } = recipe;
-  return { type, inputs, build, ...(zero === undefined ? {} : { zero }) };
+  const { sameAs: _, ...rest } = recipe;
+  return rest;
 }
 
 /**

@@ -5,8 +5,8 @@
  * Source: method section 1.2 (writers, readers, splits) and 1.3 (blocks of zeros and random values).
  */
 import { seededStream } from "../rng.ts";
-import type { AxisMap } from "./axes.ts";
-import { silentIndex } from "./axes.ts";
+import { newIndex, silentIndex, type AxisMap } from "./axes.ts";
+import type { ColumnPlaces, MatrixRows, RowProgram, WriteRow } from "./rows.ts";
 import { valuesLike } from "./values.ts";
 
 /**
@@ -42,33 +42,63 @@ export interface MatrixGrowth {
   readonly seed: number;
 }
 
-/** @returns the grown matrix, row-major [target rows, target columns]. */
-export function growMatrix(source: Float32Array, growth: MatrixGrowth): Float32Array {
+/** @returns how each row of the grown matrix, [target rows, target columns], is made from its row of the source. */
+export function matrixRows(growth: MatrixGrowth): MatrixRows {
+  const { rows, columns } = growth;
+  const shape = { origin: rows.origin, sourceWidth: columns.sourceSize, width: columns.origin.length };
+  return { ...shape, start: () => rowWriter(growth), program: () => rowProgram(growth) };
+}
+
+function rowWriter(growth: MatrixGrowth): WriteRow {
   const { rows, columns, fills, rowScale } = growth;
   const width = columns.origin.length;
-  const out = valuesLike(source, rows.origin.length * width);
   const stream = seededStream(growth.seed, `width fill ${growth.name}`);
   const draw = (fill: Fill, origin: number): number =>
     fill === "random" && origin !== silentIndex ? stream.normal(0, growth.std) : 0;
   const fresh = Int32Array.from(columns.origin.keys()).filter((column) => columns.origin[column]! < 0);
   const writeOld = oldColumns(growth);
-  rows.origin.forEach((from, row) => {
-    const start = row * width;
-    if (from === silentIndex) return;
-    if (from < 0) {
+  return (out, start, source, base, row) => {
+    const from = rows.origin[row]!;
+    if (from === silentIndex) {
+      out.fill(0, start, start + width);
+    } else if (from < 0) {
       columns.origin.forEach((origin, column) => {
         out[start + column] = draw(origin < 0 ? fills.newRowNewColumn : fills.newRowOldColumn, origin);
       });
-      return;
+    } else {
+      for (const column of fresh) out[start + column] = draw(fills.oldRowNewColumn, columns.origin[column]!);
+      writeOld(out, start, source, base, rowScale === null ? 1 : rowScale[row]!, row);
     }
-    for (const column of fresh) out[start + column] = draw(fills.oldRowNewColumn, columns.origin[column]!);
-    writeOld(out, start, source, from * columns.sourceSize, rowScale === null ? 1 : rowScale[row]!, row);
-  });
-  return out;
+  };
+}
+
+/** What a compiled kernel does instead; null where something is drawn, one number after the other. */
+function rowProgram(growth: MatrixGrowth): RowProgram | null {
+  const { rows, columns, fills, rowScale, columnScale } = growth;
+  const newRows = rows.origin.some((from) => from === newIndex);
+  const newColumns = columns.origin.some((from) => from === newIndex);
+  const draws =
+    (newColumns && fills.oldRowNewColumn === "random") ||
+    (newRows && fills.newRowOldColumn === "random") ||
+    (newRows && newColumns && fills.newRowNewColumn === "random");
+  if (draws) return null;
+  return { columns: placesOf(columns), rowScale, columnScale, ...wayOf(growth) };
+}
+
+/** How the columns of a row are written: see RowProgram. */
+function wayOf({ columns, columnScale, split, seed, name }: MatrixGrowth): Pick<RowProgram, "way" | "divides" | "key"> {
+  const divides = split !== null && columns.copies.some((count) => count > 1);
+  if (divides && split === "elementwise") {
+    return { way: "elementwise", divides, key: seededStream(seed, `width split ${name}`).uint32() };
+  }
+  if (divides && split === "scalar") return { way: "ranked", divides, key: 0 };
+  const whole = columns.sourceSize;
+  const tiled = columns.origin.length % whole === 0 && columns.origin.every((from, column) => from === column % whole);
+  return { way: columnScale === null && tiled ? "tiled" : "scaled", divides, key: 0 };
 }
 
 /** Writes the columns of one row that come from the source: those of the row at `base`, times `scale`. */
-type WriteRow = (
+type WriteColumns = (
   out: Float32Array,
   start: number,
   source: Float32Array,
@@ -77,13 +107,7 @@ type WriteRow = (
   row: number,
 ) => void;
 
-/** Target columns of each source column, ascending: those of column i stand at first[i] .. first[i + 1]. */
-interface Places {
-  readonly first: Int32Array;
-  readonly columns: Int32Array;
-}
-
-function placesOf({ origin, copies, sourceSize }: AxisMap): Places {
+function placesOf({ origin, copies, sourceSize }: AxisMap): ColumnPlaces {
   const first = new Int32Array(sourceSize + 1);
   copies.forEach((count, index) => (first[index + 1] = first[index]! + count));
   const next = first.slice(0, sourceSize);
@@ -95,19 +119,16 @@ function placesOf({ origin, copies, sourceSize }: AxisMap): Places {
 }
 
 /** These loops take most of the time of a growth, so each way of dividing has one of its own. */
-function oldColumns(growth: MatrixGrowth): WriteRow {
-  const { columns, columnScale, split } = growth;
-  const divides = split !== null && columns.copies.some((count) => count > 1);
-  if (divides && split === "elementwise") return elementwiseRow(growth);
-  if (divides && split === "scalar") return scaledRow(columns, columnScale, true, true);
-  const whole = columns.sourceSize;
-  const tiled = columns.origin.every((from, column) => from === column % whole);
-  if (columnScale === null && tiled && columns.origin.length % whole === 0) return tiledRow(columns, divides);
-  return scaledRow(columns, columnScale, divides, false);
+function oldColumns(growth: MatrixGrowth): WriteColumns {
+  const { columns, columnScale } = growth;
+  const { way, divides, key } = wayOf(growth);
+  if (way === "elementwise") return elementwiseRow(columns, columnScale, key);
+  if (way === "tiled") return tiledRow(columns, divides);
+  return scaledRow(columns, columnScale, divides, way === "ranked");
 }
 
 /** Whole copies of a row one after the other. */
-function tiledRow({ sourceSize, origin }: AxisMap, divides: boolean): WriteRow {
+function tiledRow({ sourceSize, origin }: AxisMap, divides: boolean): WriteColumns {
   const width = origin.length;
   const whole = divides ? width / sourceSize : 1;
   return (out, start, source, base, scale) => {
@@ -120,7 +141,7 @@ function tiledRow({ sourceSize, origin }: AxisMap, divides: boolean): WriteRow {
 }
 
 /** Copies in the proportion 1 : 2 : 3 where `ranked`, else alike; their sum is the source's weight if it `divides`. */
-function scaledRow(map: AxisMap, columnScale: Float64Array | null, divides: boolean, ranked: boolean): WriteRow {
+function scaledRow(map: AxisMap, columnScale: Float64Array | null, divides: boolean, ranked: boolean): WriteColumns {
   const { first, columns } = placesOf(map);
   return (out, start, source, base, scale) => {
     for (let index = 0; index < map.sourceSize; index += 1) {
@@ -141,9 +162,8 @@ function scaledRow(map: AxisMap, columnScale: Float64Array | null, divides: bool
  * draws from (1/4, 7/4), divided by their sum. A draw is a hash of seed, name, row and column, not the next of a
  * stream, so that none waits for another.
  */
-function elementwiseRow({ columns: map, columnScale, seed, name }: MatrixGrowth): WriteRow {
+function elementwiseRow(map: AxisMap, columnScale: Float64Array | null, key: number): WriteColumns {
   const { first, columns } = placesOf(map);
-  const key = seededStream(seed, `width split ${name}`).uint32();
   return (out, start, source, base, scale, row) => {
     const rowKey = mixed(key + Math.imul(row, 0x9e3779b9));
     for (let index = 0; index < map.sourceSize; index += 1) {

@@ -7,10 +7,11 @@
  */
 import type { TensorSpec } from "../architectures/architecture.ts";
 import { elementCount } from "../dtype.ts";
-import { growMatrix, growVector, type Fills } from "./matrix.ts";
+import { growVector, matrixRows, type Fills } from "./matrix.ts";
 import type { AxisMap } from "./axes.ts";
 import { impossible } from "./params.ts";
 import type { BuildRecipe, GrowthPlan, Recipe } from "./plan.ts";
+import { buildRows } from "./rows.ts";
 
 /** Recipes whose inputs are the source's first, or second, moments under the names of their weights. */
 export interface Moments {
@@ -62,16 +63,14 @@ export function widthMoments(choice: WidthMomentChoice): Moments {
   );
   const recipe = (power: number): BuildRecipe => {
     const scaled = factor.map((value) => value ** power);
-    return {
-      type: "build",
-      inputs: [choice.source],
-      build([values]) {
-        if (columns === null) return growVector(values!, rows, scaled, 0);
-        const [rowScale, columnScale] = writes === "columns" ? [null, scaled] : [scaled, null];
-        const rest = { split: null, fills: nothing, std: 0, name: choice.source, seed: 0 };
-        return growMatrix(values!, { rows, columns, rowScale, columnScale, ...rest });
-      },
-    };
+    const inputs = [choice.source];
+    if (columns === null) {
+      return { type: "build", inputs, build: ([values]) => growVector(values!, rows, scaled, 0) };
+    }
+    const [rowScale, columnScale] = writes === "columns" ? [null, scaled] : [scaled, null];
+    const rest = { split: null, fills: nothing, std: 0, name: choice.source, seed: 0 };
+    const grown = matrixRows({ rows, columns, rowScale, columnScale, ...rest });
+    return { type: "build", inputs, rows: grown, build: ([values]) => buildRows(grown, values!) };
   };
   return { first: recipe(1), second: recipe(2) };
 }

@@ -10,9 +10,10 @@ import { tensorSpecs } from "../architectures/llama.ts";
 import type { LlamaConfig } from "../architectures/llamaConfig.ts";
 import type { JsonObject } from "../manifest.ts";
 import { seededStream } from "../rng.ts";
+import { identityMap } from "./axes.ts";
 import { optionalNumber, type UnreadParams } from "./params.ts";
 import { replan, type BuildRecipe, type GrowthPlan, type GrowthSource, type Recipe } from "./plan.ts";
-import { valuesLike } from "./values.ts";
+import { buildRows, type MatrixRows, type WriteRow } from "./rows.ts";
 
 /** JSON Schema of `params.noise`. */
 export const noiseSchema: JsonObject = {
@@ -42,7 +43,8 @@ export function withNoise(source: GrowthSource, plan: GrowthPlan, alpha: number,
   const recipes = plan.tensors.map((tensor, index): Recipe => {
     const spec = specs[index]!;
     if (spec.row.kind === "norm" || spec.row.kind === "bias") return tensor.recipe;
-    return noisy(tensor.recipe, { name: spec.name, std: noiseStd(plan.targetConfig, spec), alpha, seed });
+    const noise = { name: spec.name, std: noiseStd(plan.targetConfig, spec), alpha, seed };
+    return noisy(tensor.recipe, noise, spec.shape as readonly [number, number]);
   });
   const reason = `noise of ${alpha} was asked for`;
   return replan(source, plan, recipes, { value: false, reason, tolerance: null });
@@ -55,19 +57,34 @@ interface Noise {
   readonly seed: number;
 }
 
-function noisy(recipe: Recipe, noise: Noise): BuildRecipe {
+function noisy(recipe: Recipe, noise: Noise, [height, width]: readonly [number, number]): BuildRecipe {
   const inputs = recipe.type === "copy" ? [recipe.source] : recipe.inputs;
-  return {
-    type: "build",
-    inputs,
-    build(values) {
-      const clean = recipe.type === "copy" ? values[0]! : recipe.build(values);
-      const stream = seededStream(noise.seed, `noise ${noise.name}`);
-      const mixed = valuesLike(clean, clean.length);
-      for (let i = 0; i < clean.length; i += 1) {
-        mixed[i] = (1 - noise.alpha) * clean[i]! + noise.alpha * stream.normal(0, noise.std);
-      }
-      return mixed;
-    },
+  const clean = recipe.type === "copy" ? wholeRows(height, width) : recipe.rows;
+  if (clean === undefined) {
+    const build = (recipe as BuildRecipe).build;
+    const mixed = (values: readonly Float32Array[]): Float32Array =>
+      buildRows(noisyRows(wholeRows(height, width), noise), build(values));
+    return { type: "build", inputs, build: mixed };
+  }
+  const rows = noisyRows(clean, noise);
+  return { type: "build", inputs, rows, build: ([values]) => buildRows(rows, values!) };
+}
+
+/** Every row as it is. */
+function wholeRows(height: number, width: number): MatrixRows {
+  const start = (): WriteRow => (out, at, source, base) => out.set(source.subarray(base, base + width), at);
+  return { origin: identityMap(height).origin, sourceWidth: width, width, start, program: () => null };
+}
+
+/** The rows with noise in them, drawn row after row. */
+function noisyRows(clean: MatrixRows, { name, std, alpha, seed }: Noise): MatrixRows {
+  const start = (): WriteRow => {
+    const stream = seededStream(seed, `noise ${name}`);
+    const write = clean.start();
+    return (out, at, source, base, row) => {
+      write(out, at, source, base, row);
+      for (let i = at; i < at + clean.width; i += 1) out[i] = (1 - alpha) * out[i]! + alpha * stream.normal(0, std);
+    };
   };
+  return { ...clean, start, program: () => null };
 }

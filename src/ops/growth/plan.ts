@@ -7,7 +7,7 @@
 import type { TensorSpec } from "../architectures/architecture.ts";
 import { countParameters, expectedTensors, tensorSpecs } from "../architectures/llama.ts";
 import { formatLlamaConfig, type LlamaConfig } from "../architectures/llamaConfig.ts";
-import { elementCount, tensorBytes } from "../dtype.ts";
+import { dtypeBytes, elementCount, tensorBytes } from "../dtype.ts";
 import { invariant } from "../errors.ts";
 import type { GrowthMask } from "../manifest.ts";
 import type { Dtype, TensorInfo } from "../tensor.ts";
@@ -15,6 +15,7 @@ import type { Expansion } from "./expansion.ts";
 import { connectionRate } from "./layers.ts";
 import type { FitSettings } from "./learnSettings.ts";
 import { momentsOf, type Moments } from "./moments.ts";
+import { rowsPerBlock, type MatrixRows } from "./rows.ts";
 
 export type GrowthAxis = "depth" | "width";
 
@@ -42,6 +43,8 @@ export interface BuildRecipe {
    * @returns the new tensor's values, in memory of their own. Pure: equal inputs give equal bits.
    */
   readonly build: (inputs: readonly Float32Array[]) => Float32Array;
+  /** The same, row by row from the rows of the only input; absent where the whole inputs are needed at once. */
+  readonly rows?: MatrixRows;
   /** Name of an earlier target tensor with the very same bytes: whoever executes the plan may refer to those. */
   readonly sameAs?: string;
   /** Says that all values are zero, so that one run of zeros can stand for many tensors. */
@@ -179,11 +182,16 @@ function account(
   };
 }
 
-/** Inputs and output as float32 and as stored: what one recipe holds at once. */
+/** Inputs and output as float32 and as stored: what one recipe holds at once, in whole or in one block of rows. */
 function recipeMemoryBytes(tensor: PlannedTensor, inputs: ReadonlyMap<string, TensorInfo>): number {
-  const names = tensor.recipe.type === "build" ? tensor.recipe.inputs : [];
-  const infos = [tensor.info, ...names.map((name) => inputs.get(name)!)];
-  return sum(infos.map((info) => tensorBytes(info) + 4 * elementCount(info.shape)));
+  const { info, recipe } = tensor;
+  const names = recipe.type === "build" ? recipe.inputs : [];
+  const infos = [info, ...names.map((name) => inputs.get(name)!)];
+  const whole = sum(infos.map((each) => tensorBytes(each) + 4 * elementCount(each.shape)));
+  const rows = recipe.type === "build" ? recipe.rows : undefined;
+  if (rows === undefined) return whole;
+  const block = rowsPerBlock(rows) * (rows.width + rows.sourceWidth);
+  return Math.min(whole, block * (4 + Math.max(...infos.map(({ dtype }) => dtypeBytes(dtype)))));
 }
 
 function sum(values: readonly number[]): number {
@@ -236,11 +244,23 @@ function checkRecipe(
     return;
   }
   for (const name of recipe.inputs) invariant(inputs.has(name), `${info.name} reads ${name}, which the source has`);
+  if (recipe.rows !== undefined) checkRows(info, recipe, inputs);
   invariant(new Set(recipe.inputs).size === recipe.inputs.length, `${info.name} reads no tensor twice`);
   if (recipe.sameAs === undefined) return;
   const twin = earlier.get(recipe.sameAs);
   invariant(twin?.recipe.type === "build", `${info.name} is the same as an earlier tensor that is built`);
   invariant(alike(twin.info, info), `${info.name} is like its twin`);
+}
+
+function checkRows(info: TensorInfo, { inputs: names, rows }: BuildRecipe, inputs: ReadonlyMap<string, TensorInfo>) {
+  invariant(names.length === 1 && rows, `${info.name} is made of the rows of one tensor`);
+  const [sourceRows, sourceWidth] = inputs.get(names[0]!)!.shape;
+  invariant(String(info.shape) === String([rows.origin.length, rows.width]), `${info.name} has as many rows and columns`);
+  invariant(sourceWidth === rows.sourceWidth, `${info.name} reads rows of ${rows.sourceWidth} values`);
+  invariant(
+    rows.origin.every((from) => from < sourceRows!),
+    `${info.name} reads rows that ${names[0]} has`,
+  );
 }
 
 function alike(left: TensorInfo, right: TensorInfo): boolean {

@@ -21,8 +21,9 @@ import {
   paddedMap,
   type AxisMap,
 } from "./axes.ts";
-import { growMatrix, growVector, type Fills, type Split } from "./matrix.ts";
+import { growVector, matrixRows, type Fills, type Split } from "./matrix.ts";
 import { widthMoments, type Moments } from "./moments.ts";
+import { buildRows, type MatrixRows } from "./rows.ts";
 import { assemblePlan, tensorsByName, type GrowthPlan, type GrowthSource, type Preservation } from "./plan.ts";
 
 /** The map of every axis that width growth can change, as the tensors have them. */
@@ -107,14 +108,17 @@ export function planWidth(source: GrowthSource, choice: WidthChoice): GrowthPlan
       const { dtype } = dtypes.get(name)!;
       const grown = grower(spec);
       if (grown === null) return { recipe: { type: "copy", source: name }, dtype };
-      const { grow, moments } = grown;
-      return { recipe: { type: "build", inputs: [name], build: ([values]) => grow(values!) }, dtype, moments };
+      const { rows, grow, moments } = grown;
+      const build = ([values]: readonly Float32Array[]): Float32Array => grow(values!);
+      return { recipe: { type: "build", inputs: [name], build, ...(rows ? { rows } : {}) }, dtype, moments };
     },
   });
 }
 
 interface Grown {
   readonly grow: (source: Float32Array) => Float32Array;
+  /** The same by rows; none of a vector. */
+  readonly rows?: MatrixRows;
   readonly moments: Moments | string;
 }
 
@@ -140,16 +144,17 @@ function makeGrower(source: LlamaConfig, choice: WidthChoice): (spec: TensorSpec
     if (unchanged([rows, columns], [rowScale, columnScale])) return null;
     const writesTo = kind === "head" ? null : kind === "embedding" ? "columns" : "rows";
     const scale = kind === "embedding" ? columnScale : rowScale;
-    const growth = {
+    const grown = matrixRows({
       ...{ rows, columns, rowScale, columnScale },
       split: kind === "embedding" ? null : choice.split,
       fills: fillsOf(kind, role, choice),
       std: initialStd(choice.targetConfig, spec),
       name: spec.name,
       seed: choice.seed,
-    };
+    });
     return {
-      grow: (values) => growMatrix(values, growth),
+      grow: (values) => buildRows(grown, values),
+      rows: grown,
       moments: choice.noMoments ?? widthMoments({ source: spec.name, rows, columns, writes: writesTo, scale }),
     };
   };
