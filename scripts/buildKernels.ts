@@ -1,6 +1,6 @@
 /**
  * Compiles the C kernels of `src/engine/kernels/wasm/c` to the committed `kernels.simd128.wasm` and
- * its relaxed siblings: `node scripts/buildKernels.ts`. Needed only after a change of the C sources; wants clang
+ * its relaxed siblings, and those of `src/engine/growth/c` to `rows.wasm`: `node scripts/buildKernels.ts`. Needed only after a change of the C sources; wants clang
  * 19.1.7 and its linker (Debian 12: `apt-get install clang-19 lld-19 libclang-common-19-dev`), because another
  * compiler may give other bytes and a test holds the committed files to the sources.
  *
@@ -13,7 +13,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const folder = fileURLToPath(new URL("../src/engine/kernels/wasm/", import.meta.url));
+const kernelFolder = fileURLToPath(new URL("../src/engine/kernels/wasm/", import.meta.url));
+const growthFolder = fileURLToPath(new URL("../src/engine/growth/", import.meta.url));
+const rowKernelName = "rows.wasm";
 const compileTimeoutMs = 180_000;
 /** The one that the committed files were built with. */
 const compilerVersion = "19.1.7";
@@ -61,13 +63,22 @@ export function missingCompiler(): string | null {
 
 /** @returns the bytes of one build, compiled from the sources as they are now. */
 export function compileKernels(name: keyof typeof kernelBuilds): Buffer {
+  return compile(kernelFolder, name, kernelBuilds[name]);
+}
+
+/** @returns the bytes of the kernel that builds rows of grown matrices, compiled from its source as it is now. */
+export function compileRowKernel(): Buffer {
+  return compile(growthFolder, rowKernelName, []);
+}
+
+function compile(folder: string, name: string, ownFlags: readonly string[]): Buffer {
   const sources = readdirSync(join(folder, "c"))
     .filter((file) => file.endsWith(".c"))
     .sort();
   const scratch = mkdtempSync(join(tmpdir(), "kernels-"));
   try {
     const output = join(scratch, name);
-    const flags = [...commonFlags, ...kernelBuilds[name], "-fuse-ld=lld", "-o", output];
+    const flags = [...commonFlags, ...ownFlags, "-fuse-ld=lld", "-o", output];
     const options = { cwd: join(folder, "c"), stdio: "inherit", timeout: compileTimeoutMs } as const;
     execFileSync("clang-19", [...flags, ...sources], options);
     const bytes = readFileSync(output);
@@ -98,9 +109,12 @@ function refuseOwnMemory(name: string, bytes: Uint8Array): void {
 if (import.meta.main) {
   const missing = missingCompiler();
   if (missing !== null) throw new Error(missing);
+  const write = (path: string, bytes: Buffer): void => {
+    writeFileSync(path, bytes);
+    console.log(`${path} ${bytes.length} bytes`);
+  };
   for (const name of Object.keys(kernelBuilds) as (keyof typeof kernelBuilds)[]) {
-    const bytes = compileKernels(name);
-    writeFileSync(join(folder, name), bytes);
-    console.log(`${name} ${bytes.length} bytes`);
+    write(join(kernelFolder, name), compileKernels(name));
   }
+  write(join(growthFolder, rowKernelName), compileRowKernel());
 }

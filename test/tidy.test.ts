@@ -73,6 +73,7 @@ const numerics = [
 const walls: Readonly<Record<string, readonly string[]>> = {
   ops: ["ops"],
   "engine/checkpoint": ["ops", "engine/checkpoint"],
+  "engine/growth": ["ops", "engine/checkpoint", "engine/kernels/wasm/compile.ts", "engine/growth"],
   "engine/tokenizer": ["ops", "engine/checkpoint", "engine/tokenizer"],
   "engine/data": ["ops", "engine/checkpoint", "engine/tokenizer", "engine/data"],
   "engine/kernels": numerics.slice(0, 5),
@@ -84,6 +85,7 @@ const walls: Readonly<Record<string, readonly string[]>> = {
   "engine/store": ["ops", "engine/store"],
   "engine/jobs": [
     ...numerics,
+    "engine/growth",
     "engine/backends",
     "engine/store",
     "engine/jobs",

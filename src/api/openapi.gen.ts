@@ -1516,6 +1516,19 @@ export interface components {
             /** @description Why `optimizer_state: grow` is impossible here; null where it is possible, given that the source has moments. */
             optimizer_state_problem: string | null;
             growth_mask: components["schemas"]["GrowthMask"];
+            /** @description What has to be learned first, and what that costs; null for every operator but `learn`. */
+            fit: null | {
+                steps: components["schemas"]["Count"];
+                tokens: components["schemas"]["Count"];
+                /** @description 6 x parameters of the target x tokens; counted to the target's. */
+                flops: number;
+                batch_tokens: components["schemas"]["Count"];
+                sequence_length: components["schemas"]["Count"];
+                /** @description Coefficients of the width and depth maps. */
+                num_learned_parameters: components["schemas"]["Count"];
+                /** @description As given; a growth needs one. */
+                dataset: string | null;
+            };
             warnings: string[];
         };
         /** @description `operator` and `axis` are needed unless `params.steps` lists several growths, each with its own. */

@@ -1,6 +1,7 @@
 /** Growth operators, plans (computed here and now from the configuration alone) and growth jobs. */
 import { expectedTensors } from "../../ops/architectures/llama.ts";
 import { formatLlamaConfig, parseLlamaConfig, type LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
+import { elementCount } from "../../ops/dtype.ts";
 import { CodedError, invariant } from "../../ops/errors.ts";
 import { listOperators, planGrowth } from "../../ops/growth/index.ts";
 import type { GrowthOperator, GrowthPlan, GrowthSource } from "../../ops/growth/index.ts";
@@ -79,6 +80,18 @@ function momentsProblem(plan: GrowthPlan): string | null {
   return refused === undefined ? null : `${refused.info.name}: ${String(refused.moments)}`;
 }
 
+/** What learning the expansion costs; null where nothing is learned. */
+function presentFit({ fit, targetConfig }: GrowthPlan): Schemas["GrowthPlan"]["fit"] {
+  if (fit === undefined) return null;
+  const { steps, batchTokens, sequenceLength, dataset } = fit.settings;
+  const counts = fit.expansion.parameters.map(({ shape }) => elementCount(shape));
+  return {
+    ...{ steps, tokens: steps * batchTokens, flops: trainingFlops(targetConfig, steps * batchTokens) },
+    ...{ batch_tokens: batchTokens, sequence_length: sequenceLength, dataset },
+    num_learned_parameters: counts.reduce((sum, count) => sum + count, 0),
+  };
+}
+
 function presentPlan(plan: GrowthPlan, configJson: JsonObject): Schemas["GrowthPlan"] {
   return {
     operator: plan.operator,
@@ -100,6 +113,7 @@ function presentPlan(plan: GrowthPlan, configJson: JsonObject): Schemas["GrowthP
     preserves_function_reason: plan.preservesFunction.reason,
     optimizer_state_problem: momentsProblem(plan),
     growth_mask: presentMask(plan.growthMask ?? null),
+    fit: presentFit(plan),
     warnings: [...plan.warnings],
   };
 }

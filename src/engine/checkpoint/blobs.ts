@@ -78,28 +78,30 @@ export async function keepYoung(path: string): Promise<boolean> {
   );
 }
 
+/** A finished, synced file of the same file system, and the blob it is to become. */
+export interface FinishedFile {
+  readonly path: string;
+  readonly blob: NewBlob;
+}
+
 /**
- * Gives a finished, synced file of the same file system its name in the store. Where the blob exists, the
- * new file is dropped and the old one made young again, so that a sweep on its way spares it.
+ * Gives finished files their names in the store, and makes the names durable. Where a blob exists, the new file is
+ * dropped and the old one made young again, so that a sweep on its way spares it.
  */
-export async function publishFile(blobDir: string, path: string, blob: NewBlob): Promise<void> {
-  const target = blobPath(blobDir, blob.digest);
-  if ((await sizeOf(target)) === blob.sizeBytes) {
-    try {
-      const now = new Date();
-      await utimes(target, now, now);
-      await unlink(path);
-      return;
-    } catch (error) {
-      // Swept between the two calls: the new file takes its place after all.
-      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+export async function publishFiles(blobDir: string, files: readonly FinishedFile[]): Promise<void> {
+  const changedFolders = new Set<string>();
+  for (const { path, blob } of files) {
+    const target = blobPath(blobDir, blob.digest);
+    if ((await sizeOf(target)) === blob.sizeBytes && (await keepYoung(target))) {
+      await removeIfThere(path);
+      continue;
     }
+    const folder = dirname(target);
+    if ((await mkdir(folder, { recursive: true })) !== undefined) changedFolders.add(blobDir);
+    await rename(path, target);
+    changedFolders.add(folder);
   }
-  const folder = dirname(target);
-  const made = await mkdir(folder, { recursive: true });
-  await rename(path, target);
-  await syncDirectory(folder);
-  if (made !== undefined) await syncDirectory(blobDir);
+  await Promise.all([...changedFolders].map(syncDirectory));
 }
 
 /** One blob being written. Exactly one of `finish` and `abort` ends it; memory is what the caller passes. */
@@ -166,7 +168,7 @@ export class BlobWriter {
       } finally {
         await this.#handle.close();
       }
-      await publishFile(this.#blobDir, this.#path, blob);
+      await publishFiles(this.#blobDir, [{ path: this.#path, blob }]);
     } catch (error) {
       await removeIfThere(this.#path);
       throw asStorageError(error);

@@ -8,7 +8,7 @@ import { mkdir, rename, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { CodedError } from "../../ops/errors.ts";
 import type { NewBlob } from "../../ops/events.ts";
-import { asStorageError, blobPath, createBlobWriter, publishFile, removeIfThere, temporaryDir } from "./blobs.ts";
+import { asStorageError, blobPath, createBlobWriter, publishFiles, removeIfThere, temporaryDir } from "./blobs.ts";
 import { assertUnchanged, openSource, type SourceFile } from "./confine.ts";
 import { quoted } from "./strictJson.ts";
 
@@ -93,7 +93,7 @@ export async function moveFile(
     // Young again: a sweep must not take it for a blob that nobody came to refer to.
     const now = new Date();
     await utimes(temporary, now, now);
-    await publishFile(blobDir, temporary, blob);
+    await publishFiles(blobDir, [{ path: temporary, blob }]);
   } catch (error) {
     throw asStorageError(error);
   }

@@ -18,10 +18,20 @@ export function locate(blobs: Readonly<Record<string, BlobLocation>>, digest: st
   return location;
 }
 
-/** Reads tensors of blobs; keeps files open until it is closed. */
+/** Files that one reader keeps open: each tensor of a grown model may lie in a blob of its own. */
+const maxOpenFiles = 32;
+
+/** An open file, and how many reads are on it. */
+interface OpenFile {
+  readonly reader: Promise<BlobReader>;
+  reads: number;
+}
+
+/** Reads tensors of blobs; keeps the files used last open until it is closed. */
 export class TensorReader {
   readonly #blobs: Readonly<Record<string, BlobLocation>>;
-  readonly #open = new Map<string, Promise<BlobReader>>();
+  /** In the order of their last use. */
+  readonly #open = new Map<string, OpenFile>();
 
   constructor(blobs: Readonly<Record<string, BlobLocation>>) {
     this.#blobs = blobs;
@@ -36,7 +46,12 @@ export class TensorReader {
       const problem = `${tensor.sizeBytes} bytes, at most ${maxTensorBytes} are read at once`;
       throw new CodedError("checkpoint_unsupported", `tensor ${tensor.name}: ${problem}`);
     }
-    return (await this.#reader(tensor.blob)).read(tensor.offset, tensor.sizeBytes);
+    const file = await this.#file(tensor.blob);
+    try {
+      return await (await file.reader).read(tensor.offset, tensor.sizeBytes);
+    } finally {
+      file.reads -= 1;
+    }
   }
 
   /** @returns the tensor's values as float32. @throws source_changed, checkpoint_corrupt */
@@ -45,20 +60,31 @@ export class TensorReader {
   }
 
   async close(): Promise<void> {
-    const readers = await Promise.allSettled(this.#open.values());
+    const files = [...this.#open.values()];
     this.#open.clear();
-    for (const reader of readers) {
-      if (reader.status === "fulfilled") await reader.value.close();
-    }
+    await Promise.all(files.map(closeFile));
   }
 
-  #reader(blob: string): Promise<BlobReader> {
-    const known = this.#open.get(blob);
-    if (known !== undefined) return known;
-    const opening = openBlob(locate(this.#blobs, blob));
-    this.#open.set(blob, opening);
-    return opening;
+  /** Counts as a read from here on. */
+  async #file(blob: string): Promise<OpenFile> {
+    const location = locate(this.#blobs, blob);
+    const file = this.#open.get(blob) ?? { reader: openBlob(location), reads: 0 };
+    file.reads += 1;
+    this.#open.delete(blob);
+    this.#open.set(blob, file);
+    if (this.#open.size <= maxOpenFiles) return file;
+    const [oldest, idle] = [...this.#open].find(([, { reads }]) => reads === 0) ?? [];
+    if (oldest === undefined || idle === undefined) return file;
+    this.#open.delete(oldest);
+    await closeFile(idle);
+    return file;
   }
+}
+
+/** One that did not open has told so to whoever read. */
+async function closeFile({ reader }: OpenFile): Promise<void> {
+  const [opened] = await Promise.allSettled([reader]);
+  if (opened.status === "fulfilled") await opened.value.close();
 }
 
 /** @returns the reference of a tensor by name. @throws not_found */

@@ -1,6 +1,6 @@
 /**
  * A checkpoint as downloads: the files of its Hugging Face layout, streamed from where their bytes lie, whole
- * or in part. A stream reads only when its consumer asks, holds one chunk, and closes its file when it ends,
+ * or in part. A stream reads one chunk further than its consumer asks, holds two, and closes its file when it ends,
  * fails or is cancelled. HTTP's ranges and headers are the API's business.
  */
 import { createWriteStream } from "node:fs";
@@ -42,7 +42,7 @@ export interface ViewOptions {
 }
 
 /** Bytes of one chunk of a stream, at most. */
-const chunkBytes = 256 * 1024;
+const chunkBytes = 512 * 1024;
 
 /** @returns what a download offers; reads nothing. */
 export function listViewFiles(manifest: CheckpointManifest, options: ViewOptions = {}): readonly ViewFile[] {
@@ -99,19 +99,24 @@ function cut(file: LayoutFile, range: ViewRange): Segment[] {
   return parts;
 }
 
+/** One chunk ahead of the consumer: the next is read while it takes this one. */
 async function* readSegments(
   segments: readonly Segment[],
   blobs: Readonly<Record<string, BlobLocation>>,
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   let blob: string | null = null;
   let reader: BlobReader | null = null;
+  let ahead: Promise<Uint8Array<ArrayBuffer>> | null = null;
   try {
     for (const segment of segments) {
       if (segment.kind === "bytes") {
-        yield new Uint8Array(segment.bytes);
+        if (ahead !== null) yield await ahead;
+        ahead = Promise.resolve(new Uint8Array(segment.bytes));
         continue;
       }
       if (reader === null || blob !== segment.blob) {
+        if (ahead !== null) yield await ahead;
+        ahead = null;
         await reader?.close();
         reader = null;
         reader = await openBlob(locate(blobs, segment.blob));
@@ -119,15 +124,28 @@ async function* readSegments(
       }
       for (let done = 0; done < segment.sizeBytes;) {
         const length = Math.min(chunkBytes, segment.sizeBytes - done);
-        yield segment.kind === "masked"
-          ? await readMasked(reader, segment, segment.from + done, length)
-          : await reader.read(segment.offset + done, length);
+        const before: Promise<Uint8Array<ArrayBuffer>> | null = ahead;
+        ahead = readChunk(reader, segment, done, length);
+        ahead.catch(() => undefined); // heard when its turn comes
         done += length;
+        if (before !== null) yield await before;
       }
     }
+    if (ahead !== null) yield await ahead;
   } finally {
+    await Promise.allSettled([ahead]);
     await reader?.close();
   }
+}
+
+function readChunk(
+  reader: BlobReader,
+  segment: Exclude<Segment, { kind: "bytes" }>,
+  done: number,
+  length: number,
+): Promise<Uint8Array<ArrayBuffer>> {
+  if (segment.kind === "masked") return readMasked(reader, segment, segment.from + done, length);
+  return reader.read(segment.offset + done, length);
 }
 
 /** Bytes `start` to `start + length` of a masked tensor: whole values are read, multiplied and cut to that. */

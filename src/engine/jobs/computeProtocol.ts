@@ -4,20 +4,11 @@
  */
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { WorkEvent } from "../../ops/events.ts";
-import type { GrowthPlanRequest } from "../../ops/growth/index.ts";
-import type { BlobLocation, ResolvedCheckpoint, TokenizerRef } from "../../ops/manifest.ts";
+import type { BlobLocation, TokenizerRef } from "../../ops/manifest.ts";
 import type { CompareWork, EvaluateWork, FitWork, InitializeWork, TrainWork } from "../backends/work.ts";
 import type { LocalFile } from "../checkpoint/importers.ts";
 import type { DatasetBuildSource } from "../data/sources.ts";
-
-/** Builds the tensors of a growth that are not copies. */
-export interface GrowWork {
-  readonly source: ResolvedCheckpoint;
-  readonly request: GrowthPlanRequest;
-  readonly blobDir: string;
-  /** Grow the source's moments too. */
-  readonly growOptimizer?: boolean;
-}
+import type { GrowWork } from "../growth/work.ts";
 
 /** Makes a checkpoint of files; `random` is InitializeWork. */
 export type ImportWork = { readonly blobDir: string } & (

@@ -1,6 +1,6 @@
 /**
  * A learned growth in a compute process: the fit, with the events and resume points of a training, then the tensors
- * that follow from it, streamed into one blob. The fit's end is saved as well, so that a growth stopped while it
+ * that follow from it, streamed into blobs. The fit's end is saved as well, so that a growth stopped while it
  * writes does not fit again.
  */
 import { invariant } from "../../ops/errors.ts";
@@ -11,7 +11,7 @@ import type { Backend } from "../backends/backend.ts";
 import type { FitWork, TrainResult } from "../backends/work.ts";
 import { blobLocation } from "../checkpoint/blobs.ts";
 import { readTensors } from "../checkpoint/tensorReader.ts";
-import { buildTensors } from "./growTensors.ts";
+import { buildTensors } from "../growth/growTensors.ts";
 import { progressStream } from "./progressStream.ts";
 
 /** What a learned growth makes. */
@@ -42,7 +42,7 @@ export async function* fitGrowth(backend: Backend, work: FitWork, signal: AbortS
       const onBytes = (done: number, all: number): void => onProgress(done / all);
       const built = await buildTensors(learned, work.source, work.blobDir, { signal, onProgress: onBytes });
       const result: FittedGrowth = { tensors: built.tensors, fit };
-      return { result, blobs: built.blob === null ? [] : [built.blob] };
+      return { result, blobs: built.blobs };
     });
   }
 }

@@ -8,7 +8,7 @@ import { CodedError } from "../../ops/errors.ts";
 import type { CheckpointManifest, GrownParts, GrowthMask, JsonObject, OptimizerRef } from "../../ops/manifest.ts";
 import type { TensorRef } from "../../ops/tensor.ts";
 import type { CompareResult } from "../backends/work.ts";
-import { targetTensors } from "./growTensors.ts";
+import { isBuilt, targetTensors } from "../growth/targetTensors.ts";
 import type { GrowthRequest } from "./requests.ts";
 
 /** @returns what a plan is made from; the rest of the request is about the job. */
@@ -24,7 +24,7 @@ export function growthFields({ operator, axis, factor, params, seed }: GrowthReq
 
 /** @returns whether anything has to be written. */
 export function buildsTensors(plan: GrowthPlan): boolean {
-  return plan.tensors.some(({ recipe }) => recipe.type === "build" && recipe.sameAs === undefined);
+  return plan.tensors.some(({ recipe }) => isBuilt(recipe));
 }
 
 /**
@@ -94,6 +94,7 @@ export function growthReceipt(
     probe_tokens: measured?.probeTokens ?? null,
     layer_map: [...plan.layerMap],
     new_layers: [...plan.newLayers],
+    copied_layers: plan.layerMap.flatMap((origin, layer) => (origin === null ? [] : [layer])),
     growth_mask: presentMask(plan.growthMask ?? null),
     connection_rate: plan.connectionRate,
     growth_factor: plan.growthFactor,

@@ -2,7 +2,7 @@
  * What a compute process does with a request. Each kind loads its own code when it is asked for, so that the
  * process of an import never holds a tensor library.
  */
-import type { NewBlob, WorkEvent } from "../../ops/events.ts";
+import type { WorkEvent } from "../../ops/events.ts";
 import type { Backend } from "../backends/backend.ts";
 import type { WebgpuOptions } from "../backends/webgpuDevice.ts";
 import type { KernelVariant } from "../kernels/wasm/variants.ts";
@@ -46,11 +46,11 @@ export async function* performWork(request: ComputeRequest, options: PerformOpti
       });
     }
     case "grow": {
-      const { growTensors } = await import("./growTensors.ts");
+      const { growTensors } = await import("../growth/growTensors.ts");
       return yield* progressStream("building tensors", signal, async (onProgress) => {
-        const built = await growTensors(request.work, { signal, onProgress: (done, all) => onProgress(done / all) });
-        const blobs: NewBlob[] = built.blob === null ? [] : [built.blob];
-        return { result: built, blobs: [...blobs, ...(built.optimizer?.blobs ?? [])] };
+        const onBytes = (done: number, all: number): void => onProgress(done / all);
+        const built = await growTensors(request.work, { signal, threads, onProgress: onBytes });
+        return { result: built, blobs: built.blobs };
       });
     }
     case "import":

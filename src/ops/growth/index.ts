@@ -116,3 +116,4 @@ export {
   type Preservation,
   type Recipe,
 } from "./plan.ts";
+export { rowsPerBlock, type ColumnPlaces, type MatrixRows, type RowProgram } from "./rows.ts";

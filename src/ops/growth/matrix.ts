@@ -158,7 +158,7 @@ function scaledRow(map: AxisMap, columnScale: Float64Array | null, divides: bool
 }
 
 /**
- * Parts drawn anew for every weight: of two copies one gets a share from (1/8, 7/8) and the other the rest; more get
+ * Parts drawn anew for every weight: of two copies one gets a share from [1/8, 7/8) and the other the rest; more get
  * draws from (1/4, 7/4), divided by their sum. A draw is a hash of seed, name, row and column, not the next of a
  * stream, so that none waits for another.
  */
@@ -172,9 +172,9 @@ function elementwiseRow(map: AxisMap, columnScale: Float64Array | null, key: num
       const value = source[base + index]! * scale;
       if (count === 2 && columnScale === null) {
         const left = columns[from]!;
-        const part = value * (0.5 + 0.75 * 2 ** -32 * mixed(rowKey + Math.imul(left, 0x85ebca6b)));
-        out[start + left] = part;
-        out[start + columns[from + 1]!] = value - part;
+        const share = shareOf(rowKey, left);
+        out[start + left] = value * share;
+        out[start + columns[from + 1]!] = value * (1 - share);
         continue;
       }
       let whole = 0;
@@ -186,6 +186,12 @@ function elementwiseRow(map: AxisMap, columnScale: Float64Array | null, key: num
       }
     }
   };
+}
+
+/** A multiple of 2^-16 in [1/8, 7/8): so short that a bfloat16 times it is a float32, without rounding. */
+function shareOf(rowKey: number, column: number): number {
+  const word = mixed(rowKey + Math.imul(column, 0x85ebca6b));
+  return (0x8000 + ((3 * (word >> 16)) >> 2)) * 2 ** -16;
 }
 
 /** A number of (1/4, 7/4). */

@@ -255,7 +255,10 @@ function checkRecipe(
 function checkRows(info: TensorInfo, { inputs: names, rows }: BuildRecipe, inputs: ReadonlyMap<string, TensorInfo>) {
   invariant(names.length === 1 && rows, `${info.name} is made of the rows of one tensor`);
   const [sourceRows, sourceWidth] = inputs.get(names[0]!)!.shape;
-  invariant(String(info.shape) === String([rows.origin.length, rows.width]), `${info.name} has as many rows and columns`);
+  invariant(
+    String(info.shape) === String([rows.origin.length, rows.width]),
+    `${info.name} has as many rows and columns`,
+  );
   invariant(sourceWidth === rows.sourceWidth, `${info.name} reads rows of ${rows.sourceWidth} values`);
   invariant(
     rows.origin.every((from) => from < sourceRows!),

@@ -7,7 +7,7 @@ import { planGrowth, type GrowthPlan, type Recipe } from "../../../src/ops/growt
 import { CodedError } from "../../../src/ops/errors.ts";
 import { blobLocation } from "../../../src/engine/checkpoint/blobs.ts";
 import { readTensor } from "../../../src/engine/checkpoint/tensorReader.ts";
-import { buildTensors } from "../../../src/engine/jobs/growTensors.ts";
+import { buildTensors } from "../../../src/engine/growth/growTensors.ts";
 import { assertPreserved, buildsTensors, grownManifest, growthReceipt } from "../../../src/engine/jobs/growthPlan.ts";
 import { tinyCheckpoint } from "../../helpers/tinyCheckpoint.ts";
 import { temporaryFolder } from "../store/fixtures.ts";
@@ -28,18 +28,19 @@ function mixedPlan(plan: GrowthPlan): GrowthPlan {
   };
 }
 
-test("built tensors go into one new blob, twins refer to it, and all else refers to the source", async (t) => {
+test("built tensors go into new blobs, twins refer to it, and all else refers to the source", async (t) => {
   const blobDir = temporaryFolder();
   const { checkpoint, remove } = tinyCheckpoint();
   t.after(() => (remove(), rmSync(blobDir, { recursive: true })));
   const plan = mixedPlan(planGrowth(checkpoint.manifest, request));
   assert.equal(buildsTensors(plan), true);
-  const { tensors, blob } = await buildTensors(plan, checkpoint, blobDir, {});
+  const { tensors, blobs: made } = await buildTensors(plan, checkpoint, blobDir, {});
   assert.deepEqual(
     tensors.map((tensor) => tensor.name),
     [query(2)],
   );
-  assert.ok(blob);
+  assert.equal(made.length, 1);
+  const blob = made[0]!;
   const manifest = grownManifest(checkpoint.manifest, plan, tensors, null);
   const blobs = { ...checkpoint.blobs, [blob.digest]: blobLocation(blobDir, blob) };
   const grown = { id: "g", manifest, blobs };
@@ -67,7 +68,7 @@ test("a plan that only copies builds nothing and makes no blob directory", async
   const plan = planGrowth(checkpoint.manifest, request);
   assert.equal(buildsTensors(plan), false);
   const nowhere = join(folder, "nowhere");
-  assert.deepEqual(await buildTensors(plan, checkpoint, nowhere, {}), { tensors: [], blob: null, optimizer: null });
+  assert.deepEqual(await buildTensors(plan, checkpoint, nowhere, {}), { tensors: [], blobs: [], optimizer: null });
 });
 
 test("a growth declared preserving that changed a logit beyond its tolerance is refused, and no other", () => {

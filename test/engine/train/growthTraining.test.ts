@@ -6,7 +6,7 @@ import { compareLogits } from "../../../src/engine/backends/compareLogits.ts";
 import type { TrainWork } from "../../../src/engine/backends/work.ts";
 import { blobLocation } from "../../../src/engine/checkpoint/blobs.ts";
 import { readTensor } from "../../../src/engine/checkpoint/tensorReader.ts";
-import { buildTensors } from "../../../src/engine/jobs/growTensors.ts";
+import { buildTensors } from "../../../src/engine/growth/growTensors.ts";
 import { grownManifest } from "../../../src/engine/jobs/growthPlan.ts";
 import { kernelsFor } from "../../../src/engine/kernels/index.ts";
 import type { Kernels } from "../../../src/engine/kernels/kernels.ts";
@@ -38,12 +38,12 @@ before(async () => {
 
 async function grow(request: GrowthPlanRequest): Promise<ResolvedCheckpoint> {
   const plan = planGrowth(base.manifest, request);
-  const { tensors, blob } = await buildTensors(plan, base, folder, {});
+  const { tensors, blobs } = await buildTensors(plan, base, folder, {});
   const manifest = grownManifest(base.manifest, plan, tensors, null);
   return {
     id: "ckpt_grown",
     manifest,
-    blobs: { ...base.blobs, ...(blob && { [blob.digest]: blobLocation(folder, blob) }) },
+    blobs: { ...base.blobs, ...Object.fromEntries(blobs.map((blob) => [blob.digest, blobLocation(folder, blob)])) },
   };
 }
 

@@ -14,11 +14,17 @@ const ids = [1, 403, 407, 261, 378, 17, 99, 4, 250, 311];
 const requests: GrowthPlanRequest[] = [
   ...[80, 96, 128].flatMap((hidden_size): GrowthPlanRequest[] => [
     { operator: "direct", axis: "width", params: { target: { hidden_size, intermediate_size: 200 } } },
-    { operator: "direct", axis: "width", params: { target: { hidden_size }, split: "lemon" } },
+    ...["lemon", "even", "scalar"].map((split): GrowthPlanRequest => {
+      return { operator: "direct", axis: "width", params: { target: { hidden_size }, split } };
+    }),
+    { operator: "zero", axis: "width", params: { target: { hidden_size }, epsilon: "weights" } },
     { operator: "zero", axis: "width", params: { target: { hidden_size, intermediate_size: 200 } } },
     { operator: "zero", axis: "width", params: { target: { hidden_size }, rule: "eq14", epsilon: "weights" } },
   ]),
-  { operator: "direct", axis: "width", factor: 2 },
+  ...["elementwise", "even", "scalar", "tile", "lemon"].map((split): GrowthPlanRequest => {
+    return { operator: "direct", axis: "width", factor: 2, params: { split } };
+  }),
+  { operator: "zero", axis: "width", factor: 2 },
   { operator: "direct", axis: "width", params: { target: { head_dim: 16, num_key_value_heads: 8 } } },
   { operator: "zero", axis: "depth", factor: 2 },
   { operator: "random", axis: "depth", factor: 2 },
@@ -35,7 +41,7 @@ const requests: GrowthPlanRequest[] = [
   },
 ];
 
-for (const name of ["stories260K", "llama-2-tiny-random"]) {
+for (const name of ["stories260K", "llama-2-tiny-random", "babyllama-tok105", "babyllama-tok361"]) {
   const folder = sharedData("checkpoints", name);
   test(
     `${name}: every preserving growth of real weights keeps the logits within 1e-4 in float32`,
@@ -44,7 +50,7 @@ for (const name of ["stories260K", "llama-2-tiny-random"]) {
       const config = parseLlamaConfig(JSON.parse(readFileSync(join(folder!, "config.json"), "utf8")));
       const { infos, values } = loadSafetensors(join(folder!, "model.safetensors"));
       const source = { config, tensors: checkTensors(config, infos).tensors };
-      const prompt = ids.slice(0, 6);
+      const prompt = ids.slice(0, 6).map((id) => id % config.vocabSize);
       const before = referenceForward(config, values, prompt);
       const fitting = name === "stories260K" ? requests : requests.filter(({ factor }) => factor === 2);
       assert.ok(fitting.length >= 2);

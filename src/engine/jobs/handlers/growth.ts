@@ -13,7 +13,7 @@ import type { CheckpointRow } from "../../store/types.ts";
 import { pinBackend } from "../backendChoice.ts";
 import type { FittedGrowth } from "../fitGrowth.ts";
 import { fitDataset, fitReceipt, planFit, type FitOutcome } from "../fitPlan.ts";
-import type { BuiltTensors } from "../growTensors.ts";
+import type { BuiltTensors } from "../../growth/growTensors.ts";
 import { assertPreserved, buildsTensors, grownManifest } from "../growthPlan.ts";
 import { growthFields, growthReceipt, type Verification } from "../growthPlan.ts";
 import type { Handler, HandlerContext } from "../handler.ts";
@@ -107,7 +107,7 @@ async function buildNew(
   const made = await collect<BuiltTensors>(context.compute({ kind: "grow", work }), context);
   if (made === null) return null;
   const { tensors, optimizer } = made.result;
-  return { tensors, optimizer: optimizer?.ref ?? null, blobs: made.blobs };
+  return { tensors, optimizer, blobs: made.blobs };
 }
 
 /** Measures the change of the logits, where that is wanted and possible; null where it was stopped. */

@@ -3,7 +3,7 @@
  * on the tfjs heap (0 for none). What each does and needs is said in the C file of its name, under `c/`.
  */
 import { readFile } from "node:fs/promises";
-import { setFlagsFromString } from "node:v8";
+import { compileOptimized } from "./compile.ts";
 import type { KernelVariant } from "./variants.ts";
 
 type Procedure = (...args: number[]) => void;
@@ -46,19 +46,6 @@ export interface KernelFunctions {
  */
 export async function loadKernels(variant: KernelVariant, memory: WebAssembly.Memory): Promise<KernelFunctions> {
   const bytes = new Uint8Array(await readFile(new URL(`./kernels.${variant}.wasm`, import.meta.url)));
-  const flags = ["liftoff", "wasm-lazy-compilation"].map((flag) => ({ flag, on: false }));
-  if (variant === "relaxed256") flags.push({ flag: "experimental-wasm-revectorize", on: true });
-  const module = withFlags(flags, () => new WebAssembly.Module(bytes));
+  const module = compileOptimized(bytes, variant === "relaxed256" ? ["experimental-wasm-revectorize"] : []);
   return new WebAssembly.Instance(module, { env: { memory } }).exports as unknown as KernelFunctions;
-}
-
-/** V8's flags are of the whole process: they are turned for one synchronous compilation, and back to the default. */
-function withFlags<T>(flags: readonly { flag: string; on: boolean }[], run: () => T): T {
-  const set = (flag: string, on: boolean): void => setFlagsFromString(on ? `--${flag}` : `--no-${flag}`);
-  for (const { flag, on } of flags) set(flag, on);
-  try {
-    return run();
-  } finally {
-    for (const { flag, on } of flags) set(flag, !on);
-  }
 }
