@@ -13,7 +13,7 @@ import { createHash } from "node:crypto";
 import { CodedError } from "../../ops/errors.ts";
 import type { NewBlob } from "../../ops/events.ts";
 import { readChunkBytes } from "./blobReader.ts";
-import { asStorageError, assertDigest, publishFile, removeIfThere, temporaryDir } from "./blobs.ts";
+import { asStorageError, assertDigest, publishFiles, removeIfThere, temporaryDir } from "./blobs.ts";
 
 function partialPath(blobDir: string, digest: string): string {
   assertDigest(digest);
@@ -97,7 +97,7 @@ export class PartialBlob {
         throw new CodedError("checkpoint_corrupt", message);
       }
       await this.#handle.sync();
-      await publishFile(this.#blobDir, this.#path, this.#blob);
+      await publishFiles(this.#blobDir, [{ path: this.#path, blob: this.#blob }]);
     } catch (error) {
       throw asStorageError(error);
     } finally {
