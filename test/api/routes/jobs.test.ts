@@ -6,6 +6,9 @@ import { assertProblem, startHarness, tinySource, type Harness } from "../helper
 const text = "The quick brown fox jumps over the lazy dog. ".repeat(60);
 const documents = Array.from({ length: 20 }, (_, index) => `${index}: ${text}`);
 
+const onWorkers = process.env["CAMBIUM_TEST_DATABASE"] === "postgres";
+const waitsInstead = "where workers compute, a job that none of them can do waits for one that can";
+
 /** A training of `steps` steps of 32 tokens. */
 const training = (steps: number, more: object = {}) => ({
   ...{ checkpoint: "base", dataset: "text", tokens: 32 * steps, batch_tokens: 32, sequence_length: 16 },
@@ -187,7 +190,8 @@ describe("jobs", () => {
     assertProblem(await post({ tokens: 0 }), 400, "invalid_request");
   });
 
-  test("422 before anything is queued: a training that no memory holds, with what it needs and who could", async () => {
+  test("422 before anything is queued: a training that no memory holds, with what it needs and who could", async (t) => {
+    if (onWorkers) return t.skip(waitsInstead);
     const sequences = 1_000_000;
     const huge = { micro_batch_sequences: sequences, batch_tokens: sequences * 32, sequence_length: 32 };
     const post = (change: object) => api.call("POST", "/v1/trainings", { body: training(2, { ...huge, ...change }) });
@@ -195,24 +199,26 @@ describe("jobs", () => {
       const refused = await post({ backend });
       assertProblem(refused, 422, "model_too_large");
       assert.equal(refused.body.errors[0].pointer, "/backend");
-      assert.match(refused.body.detail, /needs about \d+ bytes.*no backend here has room/);
+      const said = /needs about \d+ bytes, \d+ are there; (there is room on backend|no backend here has room)/;
+      assert.match(refused.body.detail, said);
       assert.ok(refused.body.details.neededBytes > 1e10);
-      assert.deepEqual(refused.body.details.backendsWithRoom, []);
+      assert.ok(!refused.body.details.backendsWithRoom.includes("wasm"));
     }
   });
 
-  test("precision: bf16 trains where the backend can, and is refused by name where it cannot", async () => {
+  test("precision: bf16 is refused by name on a backend that cannot", async (t) => {
+    if (onWorkers) return t.skip(waitsInstead);
     const post = (change: object) => api.call("POST", "/v1/trainings", { body: training(2, change) });
     const refused = await post({ backend: "wasm", precision: "bf16" });
     assertProblem(refused, 422, "backend_unavailable");
     assert.match(refused.body.detail, /wasm trains with precision f32 only/);
     assertProblem(await post({ precision: "f16" }), 400, "invalid_request");
+  });
+
+  test("precision: bf16 trains where the processor and the library can", async (t) => {
     const { data } = (await api.call("GET", "/v1/backends")).body;
     const native = data.find(({ name }: { name: string }) => name === "native");
-    if (!native?.available || native.features.bf16 === false) {
-      assertProblem(await post({ precision: "bf16" }), 422, "backend_unavailable");
-      return;
-    }
+    if (!native?.available || native.features.bf16 === false) return t.skip("no oneDNN or no bfloat16 here");
     assert.match(native.features.bf16, /^oneDNN/);
     const job = await api.work("/v1/trainings", training(2, { precision: "bf16" }));
     assert.equal(job.request.precision, "bf16");
