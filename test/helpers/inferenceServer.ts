@@ -10,6 +10,7 @@ import { createApp } from "../../src/api/app.ts";
 import type { ApiDeps } from "../../src/api/deps.ts";
 import { createMetrics } from "../../src/engine/metrics.ts";
 import type { PoolLimits } from "../../src/engine/serving/pool.ts";
+import { createPoolMetrics } from "../../src/engine/serving/poolMetrics.ts";
 import { createModelPool } from "../../src/engine/serving/pool.ts";
 import type { ModelPool } from "../../src/engine/serving/types.ts";
 import { parseSettings } from "../../src/engine/settings.ts";
@@ -76,8 +77,10 @@ export async function startInferenceServer(
 ): Promise<InferenceServer> {
   const { names = {}, limits, entry } = options;
   const held = new Map(checkpoints.map((checkpoint) => [checkpoint.id, checkpoint]));
+  const metrics = createMetrics();
   const pool = createModelPool({
     backends: ["wasm", "cpu"],
+    metrics: createPoolMetrics(metrics.registry),
     ...(limits ? { limits } : {}),
     ...(entry ? { entry } : {}),
   });
@@ -85,7 +88,7 @@ export async function startInferenceServer(
   const deps = {
     settings: parseSettings({}),
     log: pino({ level: "silent" }),
-    metrics: createMetrics(),
+    metrics,
     store: storeOf(held, names),
     queue: {},
     uploads: {},

@@ -1,0 +1,152 @@
+/**
+ * Serving under load: `OPENBLAS_CORETYPE=SKYLAKEX node bench/serve.ts --shape m --backends native,wasm --rounds 5
+ * --crowd 60`. A server as a user starts it, a random model of the shape, clients in this process, streams only; for
+ * each backend in one run and interleaved:
+ *
+ * - tokens/s of 16 requests at once beside those of one, prompts of 32 tokens and answers of 96;
+ * - the request rate at which 16 clients that always ask saturate it, then the time to first token when requests come
+ *   at random times (Poisson) at half of that rate, beside that of a request alone.
+ *
+ * With `--crowd N`, 200 clients for N seconds on a small model, a third of which hang up.
+ */
+import { cpus } from "node:os";
+import { startServer } from "../scripts/lib/server.ts";
+import { crowd, metric, stream, uniform } from "./lib/inferenceLoad.ts";
+import type { Ask, Streamed } from "./lib/inferenceLoad.ts";
+import { median, optionsOf, shapes } from "./lib/model.ts";
+
+const options = optionsOf({ shape: "m", backends: "native,wasm", rounds: "5", load: "15", crowd: "0" });
+const together = 16;
+const [rounds, loadSeconds, crowdSeconds] = [options["rounds"], options["load"], options["crowd"]].map(Number) as [
+  number,
+  number,
+  number,
+];
+
+async function register(url: string, name: string, shape: (typeof shapes)[string]): Promise<void> {
+  const config = {
+    architectures: ["LlamaForCausalLM"],
+    model_type: "llama",
+    hidden_act: "silu",
+    hidden_size: shape.D,
+    intermediate_size: shape.F,
+    num_hidden_layers: shape.L,
+    num_attention_heads: shape.heads,
+    num_key_value_heads: shape.heads,
+    vocab_size: shape.V,
+    max_position_embeddings: 2048,
+    rms_norm_eps: 1e-5,
+    tie_word_embeddings: false,
+    initializer_range: 0.02,
+  };
+  const answer = await fetch(`${url}/v1/checkpoints`, {
+    method: "POST",
+    headers: { "content-type": "application/json", prefer: "wait=120" },
+    body: JSON.stringify({ name, source: { type: "random", config, seed: 1, tokenizer: "bytes" } }),
+  });
+  if (!answer.ok) throw new Error(`checkpoint: ${answer.status} ${await answer.text()}`);
+}
+
+function ask(number: number, promptTokens: number, maxTokens: number, vocab: number): Ask {
+  const prompt = Array.from({ length: promptTokens }, (_, i) => (number * 131 + i * 7919) % vocab);
+  return { model: "bench", prompt, max_tokens: maxTokens, temperature: 1, seed: number };
+}
+
+const rate = (runs: readonly Streamed[], ms: number): number =>
+  (runs.reduce((sum, { tokens }) => sum + tokens, 0) / ms) * 1000;
+
+async function throughput(url: string, vocab: number): Promise<void> {
+  const [one, many]: [number[], number[]] = [[], []];
+  for (let round = -1; round < rounds; round++) {
+    const startedAt = performance.now();
+    const single = await stream(url, ask(round + 5, 32, 96, vocab));
+    const middle = performance.now();
+    const runs = await Promise.all(
+      Array.from({ length: together }, (_, i) => stream(url, ask((round + 1) * 100 + i, 32, 96, vocab))),
+    );
+    if (round < 0) continue;
+    one.push(rate([single], middle - startedAt));
+    many.push(rate(runs, performance.now() - middle));
+  }
+  const [a, b] = [median(one), median(many)];
+  const ratios = many.map((value, i) => value / one[i]!);
+  console.log(`  one request               ${a.toFixed(0).padStart(6)} tokens/s`);
+  console.log(`  ${together} requests at once       ${b.toFixed(0).padStart(6)} tokens/s`);
+  console.log(`  ratio, median of rounds   ${median(ratios).toFixed(2).padStart(6)}`);
+}
+
+async function latency(url: string, vocab: number): Promise<void> {
+  const shape = [64, 32] as const;
+  const idle: number[] = [];
+  const loaded: number[] = [];
+  let number = 1000;
+  const idleRun = async (count: number): Promise<void> => {
+    for (let i = 0; i < count; i++) idle.push((await stream(url, ask(number++, ...shape, vocab))).firstTokenMs);
+  };
+  await idleRun(8);
+  const startedAt = performance.now();
+  let completed = 0;
+  await Promise.all(
+    Array.from({ length: together }, async () => {
+      for (; performance.now() - startedAt < loadSeconds * 400; completed++) {
+        await stream(url, ask(number++, ...shape, vocab));
+      }
+    }),
+  );
+  const saturation = completed / ((performance.now() - startedAt) / 1000);
+  const random = uniform(7);
+  const runs: Promise<unknown>[] = [];
+  for (let at = 0; at < loadSeconds * 1000;) {
+    const wait = (-Math.log(1 - random()) / (saturation / 2)) * 1000;
+    at += wait;
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    runs.push(stream(url, ask(number++, ...shape, vocab)).then((run) => loaded.push(run.firstTokenMs)));
+  }
+  await Promise.all(runs);
+  await idleRun(8);
+  const p90 = [...loaded].sort((a, b) => a - b)[Math.floor(loaded.length * 0.9)] ?? NaN;
+  console.log(`  saturation                ${saturation.toFixed(1).padStart(6)} requests/s (64 tokens in, 32 out)`);
+  console.log(`  first token, idle         ${median(idle).toFixed(1).padStart(6)} ms`);
+  console.log(
+    `  first token, half rate    ${median(loaded).toFixed(1).padStart(6)} ms (${loaded.length} requests, 90 % within ${p90.toFixed(1)} ms)`,
+  );
+  console.log(`  ratio of medians          ${(median(loaded) / median(idle)).toFixed(2).padStart(6)}`);
+}
+
+async function manyClients(url: string): Promise<void> {
+  const asks = Array.from({ length: 40 }, (_, i) => ask(i, 1 + ((i * 7) % 50), 4 + (i % 21), 512));
+  const expected: string[] = [];
+  for (const one of asks) expected.push((await stream(url, one)).text);
+  let mostQueued = 0;
+  const watch = setInterval(() => {
+    void metric(url, "cambium_serving_queued").then((queued) => (mostQueued = Math.max(mostQueued, queued)));
+  }, 500);
+  const result = await crowd(url, asks, expected, { clients: 200, seconds: crowdSeconds, seed: 1 });
+  clearInterval(watch);
+  const left = [await metric(url, "cambium_serving_queued"), await metric(url, "cambium_serving_active")];
+  console.log(`200 clients for ${crowdSeconds} s: ${JSON.stringify(result)}`);
+  console.log(`  at most ${mostQueued} in the queue (64 allowed); afterwards ${left.join(" waiting, ")} running`);
+}
+
+console.log(`${cpus()[0]?.model ?? "unknown CPU"}, ${cpus().length} cores, Node ${process.versions.node}`);
+const shape = shapes[options["shape"]!]!;
+for (const backend of options["backends"]!.split(",")) {
+  const server = await startServer({ BACKENDS: `${backend},wasm`, SERVING_MAX_BATCH: "32" });
+  try {
+    await register(server.url, "bench", shape);
+    console.log(`\nshape ${options["shape"]!}, backend ${backend}`);
+    await throughput(server.url, shape.V);
+    await latency(server.url, shape.V);
+  } finally {
+    await server.stop();
+  }
+}
+if (crowdSeconds > 0) {
+  const server = await startServer({ BACKENDS: "wasm" });
+  try {
+    await register(server.url, "bench", { ...shapes["s"]!, D: 64, L: 2, heads: 4, F: 172, V: 512 });
+    await manyClients(server.url);
+  } finally {
+    await server.stop();
+  }
+}
