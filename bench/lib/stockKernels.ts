@@ -52,7 +52,7 @@ export const stockKernels: Kernels = {
   },
   adamw,
   async sumOfSquares(tensors) {
-    const sum = tf.tidy(() => tf.addN(tensors.map((x) => tf.sum(tf.square(x)))));
+    const sum = tf.tidy(() => tensors.map((x) => tf.sum(tf.square(x))).reduce((total, part) => tf.add(total, part)));
     const value = (await sum.data())[0] as number;
     sum.dispose();
     return value;
