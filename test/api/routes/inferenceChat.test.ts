@@ -84,11 +84,14 @@ test("a chat is the completion of what the template writes, ids and special toke
 });
 
 test("a stream of several choices opens each with the role and gives the same words, log-probabilities and usage", async () => {
-  const whole = await chat({ n: 3, logprobs: true, top_logprobs: 2 });
+  // Long enough that the first cannot be over before the last was even asked for.
+  const long = { n: 3, logprobs: true, top_logprobs: 2, max_completion_tokens: 40 } as const;
+  const whole = await chat(long);
   assert.equal(new Set(whole.choices.map(({ message }) => message.content)).size, 3);
   const stream = await client.chat.completions.create({
     ...settings,
-    ...{ n: 3, logprobs: true, top_logprobs: 2, stream: true, stream_options: { include_usage: true } },
+    ...long,
+    ...{ stream: true, stream_options: { include_usage: true } },
   });
   const texts = ["", "", ""];
   const tokens: OpenAI.ChatCompletionTokenLogprob[][] = [[], [], []];

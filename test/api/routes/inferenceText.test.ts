@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { ChoiceDelta, ChoiceOptions } from "../../../src/api/routes/inferenceChoice.ts";
 import { readChoice } from "../../../src/api/routes/inferenceChoice.ts";
-import { logprobEntry } from "../../../src/api/routes/inferenceLogprobs.ts";
+import { logprobEntry, presentLogprobs } from "../../../src/api/routes/inferenceLogprobs.ts";
 import { codePoints, createTextGate } from "../../../src/api/routes/inferenceText.ts";
 import type { GenerateEvent, TokenLogprobs } from "../../../src/engine/infer/servedModel.ts";
 import { createBytesTokenizer } from "../../../src/engine/tokenizer/bytesTokenizer.ts";
@@ -161,5 +161,6 @@ test("of two ids with one text the larger value is kept, the chosen one is alway
     },
     0,
   );
-  assert.equal(JSON.stringify(entry.top), '{"__proto__":-4,"x":-1,"y":-2}');
+  const { top_logprobs: top } = presentLogprobs([entry]);
+  assert.equal(JSON.stringify(top), '[{"__proto__":-4,"x":-1,"y":-2}]');
 });
