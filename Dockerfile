@@ -16,8 +16,8 @@ WORKDIR /app
 # The `native` backend takes its matrix products from OpenBLAS, those of precision
 # bf16 from oneDNN. `webgpu` needs the Vulkan loader, libraries that
 # NVIDIA's driver is linked with, and for AMD, Intel and software Mesa's drivers: those of the backports, since the
-# release's own offer WebGPU no adapter.
-RUN echo "deb http://deb.debian.org/debian bookworm-backports main" > /etc/apt/sources.list.d/backports.list \
+# release's own offer WebGPU no adapter. Their source is the image's first with another suite.
+RUN cd /etc/apt/sources.list.d && sed '/^$/q; s/^Suites:.*/Suites: bookworm-backports/' debian.sources > backports.sources \
   && apt-get update && apt-get install -y --no-install-recommends libopenblas0-pthread libdnnl2 libxext6 libegl1 \
   && apt-get install -y --no-install-recommends -t bookworm-backports libvulkan1 mesa-vulkan-drivers \
   && rm -rf /var/lib/apt/lists/* && mkdir /data && chown node:node /data
