@@ -1,12 +1,12 @@
 /**
- * The tokenizers of checkpoints as the API uses them: whole texts and long lists of ids go to a thread of their
- * own, bounded in number and time; the text of single tokens, while they are generated, is looked up here. Chat
- * templates, which are programs of strangers, have another thread.
+ * The tokenizers of checkpoints as the API uses them: whole texts and long lists of ids go to a process of
+ * their own, bounded in number and time; the text of single tokens, while they are generated, is looked up here. Chat
+ * templates, which are programs of strangers, have another process.
  */
 import { loadTokenizerRef } from "../tokenizer/loadTokenizer.ts";
 import type { ChatRendering } from "../tokenizer/chatTemplate.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { BoundedThread } from "./boundedThread.ts";
+import { BoundedProcess } from "./boundedProcess.ts";
 import { createTokenizerCache } from "./tokenizerCache.ts";
 import type { TokenizerSource } from "./tokenizerCache.ts";
 
@@ -50,18 +50,18 @@ const defaultRenderTimeoutMs = 5_000;
 const tokenizerHeapMiB = 1024;
 const templateHeapMiB = 128;
 
-/** @returns tokenizers; threads are started at the first need and do not keep the process alive. */
+/** @returns tokenizers; processes are started at the first need and do not keep this one alive. */
 export function createTokenizers(options: TokenizersOptions = {}): Tokenizers {
   const cache = createTokenizerCache(loadTokenizerRef);
-  const tokenizer = new BoundedThread<TokenizerTask, TokenizerAnswer>({
-    entry: new URL("./tokenizerThread.ts", import.meta.url),
+  const tokenizer = new BoundedProcess<TokenizerTask, TokenizerAnswer>({
+    entry: new URL("./tokenizerProcess.ts", import.meta.url),
     what: "the tokenizer",
     maxWaiting,
     timeoutMs: options.timeoutMs ?? defaultTimeoutMs,
     heapMiB: tokenizerHeapMiB,
   });
-  const template = new BoundedThread<ChatRendering, string>({
-    entry: new URL("./templateThread.ts", import.meta.url),
+  const template = new BoundedProcess<ChatRendering, string>({
+    entry: new URL("./templateProcess.ts", import.meta.url),
     what: "the chat template",
     maxWaiting,
     timeoutMs: options.renderTimeoutMs ?? defaultRenderTimeoutMs,

@@ -1,7 +1,7 @@
 /**
  * A conversation as the text that a checkpoint was trained on, by its own Jinja template, with the variables that
  * transformers' `apply_chat_template` gives it. A template is a program that came with the weights: it can loop for
- * ever or fill memory, so it is rendered only where that can be ended (`serving/chatTemplates.ts`).
+ * ever or fill memory, so it is rendered only where that can be ended (`serving/templateProcess.ts`).
  */
 import { Template } from "@huggingface/jinja";
 import { CodedError } from "../../ops/errors.ts";

@@ -33,7 +33,7 @@ for (const [name, template, codes] of [
   ["is not valid", "{% if %}", ["unprocessable"]],
 ] as const) {
   test(`a template that ${name} is ended, and those who wait are served`, async () => {
-    const tokenizers = createTokenizers({ renderTimeoutMs: 4000 });
+    const tokenizers = createTokenizers({ renderTimeoutMs: 2500 });
     let ticks = 0;
     const timer = setInterval(() => ticks++, 20);
     const before = performance.now();

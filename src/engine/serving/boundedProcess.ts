@@ -1,14 +1,18 @@
 /**
- * A thread for work that might never end, or fill memory: one task at a time, each with a time limit, a bounded line
- * before it, and a heap of its own. A task that takes too long, or kills the thread, fails alone: the thread is
- * started anew for those who wait.
+ * A process for work that might never end, or fill memory: one task at a time, each with a time limit, a bounded
+ * line before it, and a heap of its own. A task that takes too long, or kills the process, fails alone: the process
+ * is started anew for those who wait. It is no thread, since a thread whose heap fills in one leap takes the whole
+ * process with it.
  */
-import { parentPort, Worker } from "node:worker_threads";
+import { fork } from "node:child_process";
+import type { ChildProcess, Serializable } from "node:child_process";
+import { once } from "node:events";
 import { CodedError, fromErrorRecord, invariant, toErrorRecord } from "../../ops/errors.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
+import { endWithParent } from "./endWithParent.ts";
 
-export interface ThreadOptions {
-  /** The ENTRY of the thread, which calls `serveTasks`. */
+export interface BoundedProcessOptions {
+  /** The ENTRY of the process, which calls `serveTasks`. */
   readonly entry: URL;
   /** In errors: "the tokenizer". */
   readonly what: string;
@@ -28,20 +32,20 @@ interface Waiting<Task, Answer> {
 
 type Reply<Answer> = { readonly ready: true } | { readonly answer: Answer } | { readonly error: ErrorRecord };
 
-/** For a thread to load its code, which does not count as the task's time. */
+/** For a process to load its code, which does not count as the task's time. */
 const startTimeoutMs = 60_000;
 
-export class BoundedThread<Task, Answer> {
-  readonly #options: ThreadOptions;
+export class BoundedProcess<Task, Answer> {
+  readonly #options: BoundedProcessOptions;
   readonly #line: Waiting<Task, Answer>[] = [];
   #running: Waiting<Task, Answer> | null = null;
-  #worker: Worker | null = null;
-  /** Whether the worker has loaded its code. */
+  #child: ChildProcess | null = null;
+  /** Whether the process has loaded its code. */
   #isReady = false;
   #timer: NodeJS.Timeout | undefined;
 
-  /** The thread is started at the first need and does not keep the process alive. */
-  constructor(options: ThreadOptions) {
+  /** The process is started at the first need and does not keep this one alive. */
+  constructor(options: BoundedProcessOptions) {
     this.#options = options;
   }
 
@@ -68,9 +72,10 @@ export class BoundedThread<Task, Answer> {
     const next = this.#line.shift();
     if (next === undefined) return;
     this.#running = next;
-    this.#worker ??= this.#start();
+    this.#child ??= this.#start();
     this.#allow(this.#isReady ? this.#options.timeoutMs : startTimeoutMs);
-    this.#worker.postMessage(next.task);
+    // A channel that closed first makes no noise here: the exit tells the rest.
+    this.#child.send(next.task as Serializable, () => undefined);
   }
 
   #allow(timeoutMs: number): void {
@@ -79,24 +84,28 @@ export class BoundedThread<Task, Answer> {
     this.#timer = setTimeout(() => void this.#end(late), timeoutMs);
   }
 
-  #start(): Worker {
+  #start(): ChildProcess {
     const { entry, heapMiB } = this.#options;
-    const resourceLimits = { maxOldGenerationSizeMb: heapMiB };
-    const worker = new Worker(entry, { env: {}, execArgv: [], resourceLimits });
-    worker.on("message", (reply: Reply<Answer>) => {
-      if (worker !== this.#worker) return;
+    const child = fork(entry, [], {
+      env: {},
+      execArgv: [`--max-old-space-size=${heapMiB}`],
+      serialization: "advanced",
+      stdio: ["ignore", "ignore", "ignore", "ipc"],
+    });
+    child.on("message", (reply: Reply<Answer>) => {
+      if (child !== this.#child) return;
       if ("ready" in reply) return this.#begun();
       const asked = this.#finish();
       if ("error" in reply) asked?.reject(fromErrorRecord(reply.error));
       else asked?.resolve(reply.answer);
       this.#next();
     });
-    worker.on("error", (cause) => {
-      if (worker === this.#worker) void this.#end(this.#death(cause));
-    });
-    // After the listeners: adding one for messages keeps the process alive again.
-    worker.unref();
-    return worker;
+    child.on("error", (cause) => this.#died(child, cause.message));
+    child.on("exit", (code, signal) => this.#died(child, signal ?? `exit code ${code}`));
+    // After the listeners: adding one for messages keeps this process alive again.
+    child.unref();
+    child.channel?.unref();
+    return child;
   }
 
   #begun(): void {
@@ -104,21 +113,27 @@ export class BoundedThread<Task, Answer> {
     if (this.#running !== null) this.#allow(this.#options.timeoutMs);
   }
 
-  #death(cause: Error): CodedError {
-    const { what } = this.#options;
-    const isFull = (cause as NodeJS.ErrnoException).code === "ERR_WORKER_OUT_OF_MEMORY";
-    if (isFull) return new CodedError("out_of_memory", `${what} ran out of memory`, { cause });
-    return new CodedError("compute_crashed", `${what} died`, { cause });
+  #died(child: ChildProcess, how: string): void {
+    if (child !== this.#child) return;
+    const { what, heapMiB } = this.#options;
+    // V8 aborts when its heap is full; nothing else of what runs there does.
+    const error =
+      how === "SIGABRT"
+        ? new CodedError("out_of_memory", `${what} needed more than ${heapMiB} MiB of memory`)
+        : new CodedError("compute_crashed", `${what} died: ${how}`);
+    void this.#end(error);
   }
 
-  /** Ends the thread and fails what runs in it; those who wait get another. */
+  /** Ends the process and fails what runs in it; those who wait get another. */
   async #end(error: CodedError): Promise<void> {
-    const worker = this.#worker;
-    this.#worker = null;
+    const child = this.#child;
+    this.#child = null;
     this.#isReady = false;
     this.#finish()?.reject(error);
     this.#next();
-    await worker?.terminate();
+    if (child === null || child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
+    child.kill("SIGKILL");
+    await once(child, "exit");
   }
 
   #finish(): Waiting<Task, Answer> | null {
@@ -129,18 +144,19 @@ export class BoundedThread<Task, Answer> {
   }
 }
 
-/** The thread's side: answers each task by `work`. */
+/** The process's side: answers each task by `work`, and ends when its parent has. */
 export function serveTasks<Task, Answer>(work: (task: Task) => Promise<Answer> | Answer): void {
-  invariant(parentPort !== null, "a thread was started as a program");
-  const port = parentPort;
-  port.on("message", (task: Task) => {
+  invariant(process.send !== undefined, "a process for bounded tasks was started as a program");
+  const send = process.send.bind(process);
+  endWithParent();
+  process.on("message", (task: Task) => {
     void (async (): Promise<Reply<Answer>> => {
       try {
         return { answer: await work(task) };
       } catch (error) {
         return { error: toErrorRecord(error) };
       }
-    })().then((reply) => port.postMessage(reply));
+    })().then((reply) => send(reply));
   });
-  port.postMessage({ ready: true });
+  send({ ready: true });
 }

@@ -1,10 +1,10 @@
 /**
- * ENTRY of the tokenizer thread: turns texts into ids and ids into texts, away from the server's event loop, for
+ * ENTRY of the tokenizer process: turns texts into ids and ids into texts, away from the server's event loop, for
  * a long text takes seconds and a hostile tokenizer.json may hold a regular expression that never ends. It keeps
  * the tokenizers used last; everything else it needs comes with each request.
  */
 import { loadTokenizerRef } from "../tokenizer/loadTokenizer.ts";
-import { serveTasks } from "./boundedThread.ts";
+import { serveTasks } from "./boundedProcess.ts";
 import { createTokenizerCache } from "./tokenizerCache.ts";
 import type { TokenizerAnswer, TokenizerTask } from "./tokenizers.ts";
 
