@@ -146,6 +146,9 @@ export interface paths {
          * @description Starts a job of kind `checkpoint_import`; its result is `{ "checkpoint": "ckpt_…" }`. The source is a
          *     directory of the server (by reference, or copied), files uploaded before, a repository of the Hugging
          *     Face hub, or random initialisation. All weights are checked before the checkpoint appears.
+         *
+         *     Weights are safetensors under Hugging Face's names, or under lit-gpt's and TinyLlama's, whose fused
+         *     `attn.attn` matrices are taken apart; such a checkpoint downloads in the Hugging Face layout.
          */
         post: operations["createCheckpoint"];
         delete?: never;

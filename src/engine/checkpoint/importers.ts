@@ -12,9 +12,17 @@ import type { TensorRef } from "../../ops/tensor.ts";
 import { blobPath } from "./blobs.ts";
 import type { SourceFile } from "./confine.ts";
 import { checkpointDigest } from "./digest.ts";
+import { gatherTensors, type ScatteredTensor } from "./gatherTensors.ts";
 import { hashRanges, type ByteRange } from "./hashing.ts";
 import { copyFile, moveFile, placed, referTo, type ImportedBlob, type PlacedFile } from "./place.ts";
-import { directorySource, fileListSource, openCheckpoint, type FileSource, type OpenedCheckpoint } from "./reader.ts";
+import {
+  directorySource,
+  fileListSource,
+  openCheckpoint,
+  type FileSource,
+  type OpenedCheckpoint,
+  type OpenedTensor,
+} from "./reader.ts";
 import { quoted } from "./strictJson.ts";
 
 export interface ImportOptions {
@@ -100,11 +108,18 @@ async function importSource(
 ): Promise<ImportResult> {
   const opened = await openCheckpoint(source, options.signal);
   const small = await placeSmallFiles(opened, placing, known, options);
-  const weights = await placeWeights(opened, placing, known, options);
-  const tensors = refer(opened, weights.files, weights.tensorDigests);
-  const original: FileRef[] = [opened.configFile, opened.indexFile, ...opened.weightFiles]
-    .filter((file) => file !== null)
-    .map((file) => fileRef(small.get(file.name) ?? weights.files.get(file.name), file.name));
+  const onBytes = progressOf(opened, placing, options);
+  const weights = await placeWeights(opened, placing, known, { ...options, onBytes });
+  const scattered = opened.tensors.filter(isScattered);
+  const gathered =
+    scattered.length > 0
+      ? await gatherTensors(options.blobDir, scattered, weights.files, { signal: options.signal, onBytes })
+      : null;
+  const tensors = refer(opened, weights, gathered?.tensors ?? []);
+  const original = (): FileRef[] =>
+    [opened.configFile, opened.indexFile, ...opened.weightFiles]
+      .filter((file) => file !== null)
+      .map((file) => fileRef(small.get(file.name) ?? weights.files.get(file.name), file.name));
   const files = opened.companions.map((file) => fileRef(small.get(file.name), file.name));
   const manifest: CheckpointManifest = {
     architecture: "llama",
@@ -112,10 +127,11 @@ async function importSource(
     configJson: opened.configJson,
     tensors,
     files,
-    original,
+    // What came in another layout downloads in Hugging Face's.
+    original: opened.isConverted ? null : original(),
     optimizer: null,
   };
-  const blobs = new Map<string, ImportedBlob>();
+  const blobs = new Map<string, ImportedBlob>(gathered === null ? [] : [[gathered.blob.digest, gathered.blob]]);
   for (const { blob } of [...small.values(), ...weights.files.values()]) {
     // Bytes that lie both in the store and outside it are better read from the store.
     if (blobs.get(blob.digest)?.external !== null) blobs.set(blob.digest, blob);
@@ -142,7 +158,9 @@ async function placeSmallFiles(
   options: ImportOptions,
 ): Promise<Map<string, PlacedFile>> {
   const placedFiles = new Map<string, PlacedFile>();
-  const small = [opened.configFile, opened.indexFile, ...opened.companions].filter((file) => file !== null);
+  // Of a checkpoint that came in another layout, the service writes these two anew when it downloads.
+  const described = opened.isConverted ? [] : [opened.configFile, opened.indexFile];
+  const small = [...described, ...opened.companions].filter((file) => file !== null);
   for (const file of small) {
     const digest = placing === "stored" ? known.get(file.name) : undefined;
     const result =
@@ -156,7 +174,7 @@ async function placeSmallFiles(
 
 interface PlacedWeights {
   readonly files: ReadonlyMap<string, PlacedFile>;
-  /** SHA-256 of each tensor by name; of the tied head too. */
+  /** SHA-256 of each tensor that lies in one piece, by name; of the tied head too. */
   readonly tensorDigests: ReadonlyMap<string, string>;
 }
 
@@ -164,11 +182,10 @@ async function placeWeights(
   opened: OpenedCheckpoint,
   placing: Placing,
   known: KnownDigests,
-  options: ImportOptions,
+  { blobDir, signal, onBytes }: ImportOptions & { readonly onBytes: (bytes: number) => void },
 ): Promise<PlacedWeights> {
-  const { blobDir, signal } = options;
-  const onBytes = progressOf(opened, placing, options);
-  const tensors = opened.tiedHead === null ? opened.tensors : [...opened.tensors, opened.tiedHead];
+  const all = opened.tiedHead === null ? opened.tensors : [...opened.tensors, opened.tiedHead];
+  const tensors = all.filter((tensor) => !isScattered(tensor));
   const files = new Map<string, PlacedFile>();
   if (placing === "copy") {
     for (const file of opened.weightFiles) files.set(file.name, await copyFile(blobDir, file, { signal, onBytes }));
@@ -201,17 +218,23 @@ async function placeWeights(
   return { files, tensorDigests: new Map(named) };
 }
 
+function isScattered(tensor: OpenedTensor): tensor is ScatteredTensor {
+  return tensor.pieces !== null;
+}
+
 /** @throws checkpoint_corrupt when a head is stored although tied, and is not the embedding */
 function refer(
   opened: OpenedCheckpoint,
-  files: ReadonlyMap<string, PlacedFile>,
-  digests: ReadonlyMap<string, string>,
+  { files, tensorDigests }: PlacedWeights,
+  gathered: readonly TensorRef[],
 ): readonly TensorRef[] {
   const { config, tiedHead } = opened;
   const all = tiedHead === null ? opened.tensors : [...opened.tensors, tiedHead];
+  const gatheredByName = new Map(gathered.map((tensor) => [tensor.name, tensor]));
   const refs = all.map(({ name, dtype, shape, file, offset, sizeBytes }): TensorRef => {
     const blob = (files.get(file.name) as PlacedFile).blob.digest;
-    return { name, dtype, shape, blob, offset, sizeBytes, sha256: digests.get(name) ?? "" };
+    const sha256 = tensorDigests.get(name) ?? "";
+    return gatheredByName.get(name) ?? { name, dtype, shape, blob, offset, sizeBytes, sha256 };
   });
   // Again, now that digests are known: a tied head has to hold the embedding's bytes.
   const { tensors } = checkTensors(config, refs);

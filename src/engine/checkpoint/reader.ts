@@ -4,7 +4,15 @@
  * headers against file sizes, the index against the headers, the tensors against the architecture's table.
  * It reads headers and small files only; hashing and copying are the importer's.
  */
-import { checkTensors, isRotaryBuffer, llama, type LlamaConfig } from "../../ops/architectures/index.ts";
+import {
+  checkTensors,
+  fromLitGpt,
+  isLitGpt,
+  isRotaryBuffer,
+  llama,
+  type LlamaConfig,
+  type NamedRows,
+} from "../../ops/architectures/index.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { JsonObject } from "../../ops/manifest.ts";
 import { dtypes, type Dtype, type TensorInfo } from "../../ops/tensor.ts";
@@ -29,11 +37,17 @@ export interface FileSource {
   find(name: string): Promise<SourceFile>;
 }
 
-/** A tensor and the place of its bytes in one of the weight files. */
-export interface OpenedTensor extends TensorInfo {
-  readonly file: SourceFile;
+/** Bytes of a file. */
+export interface ByteSpan {
   readonly offset: number;
   readonly sizeBytes: number;
+}
+
+/** A tensor and the place of its bytes in one of the weight files. */
+export interface OpenedTensor extends TensorInfo, ByteSpan {
+  readonly file: SourceFile;
+  /** The pieces that make it up, in order, where it lies in several; `offset` is then the first one's. Else null. */
+  readonly pieces: readonly ByteSpan[] | null;
 }
 
 export interface OpenedCheckpoint {
@@ -47,6 +61,8 @@ export interface OpenedCheckpoint {
   /** An output head stored although it is tied: it must turn out to hold the embedding's bytes. */
   readonly tiedHead: OpenedTensor | null;
   readonly companions: readonly SourceFile[];
+  /** Whether the weight files name or lay out tensors otherwise than Hugging Face's do. */
+  readonly isConverted: boolean;
 }
 
 /**
@@ -85,7 +101,8 @@ export async function openCheckpoint(source: FileSource, signal?: AbortSignal): 
   const configJson = parseConfigJson(await readSource(configFile, maxConfigBytes));
   const config = llama.parseConfig(configJson);
   const weights = await readWeights(source, signal);
-  const { tensors, tiedHead } = matchTensors(config, weights.tensors);
+  const isConverted = isLitGpt(new Set(weights.tensors.keys()));
+  const { tensors, tiedHead } = matchTensors(config, offeredTensors(config, weights.tensors, isConverted));
   const companions: SourceFile[] = [];
   for (const name of companionFileNames) {
     if (!source.names.has(name)) continue;
@@ -96,7 +113,7 @@ export async function openCheckpoint(source: FileSource, signal?: AbortSignal): 
     companions.push(file);
   }
   const { indexFile, weightFiles } = weights;
-  return { config, configJson, configFile, indexFile, weightFiles, tensors, tiedHead, companions };
+  return { config, configJson, configFile, indexFile, weightFiles, tensors, tiedHead, companions, isConverted };
 }
 
 /** @returns config.json as plain JSON. @throws checkpoint_corrupt */
@@ -177,19 +194,42 @@ function corrupt(message: string): never {
   throw new CodedError("checkpoint_corrupt", message);
 }
 
+/** The stored tensors under the names of the architecture's table; rotary buffers are left out. */
+function offeredTensors(
+  config: LlamaConfig,
+  found: ReadonlyMap<string, OpenedTensorOfAnyType>,
+  isConverted: boolean,
+): readonly OpenedTensor[] {
+  // Buffers come in types of their own, and are left out anyway.
+  const kept = [...found.values()].filter(({ name }) => !isRotaryBuffer(name));
+  const stored = kept.map((entry): OpenedTensor => ({ ...entry, dtype: computable(entry), pieces: null }));
+  return isConverted ? fromLitGpt(config, stored).map(place) : stored;
+}
+
+/** Where rows of a stored tensor lie: in one span where they are neighbours. */
+function place({ name, shape, stored, runs }: NamedRows<OpenedTensor>): OpenedTensor {
+  if (runs === null) return { ...stored, name };
+  const rowBytes = stored.sizeBytes / stored.shape[0]!;
+  const spans: ByteSpan[] = [];
+  for (const { first, count } of runs) {
+    const span = { offset: stored.offset + first * rowBytes, sizeBytes: count * rowBytes };
+    const last = spans.at(-1);
+    if (last !== undefined && last.offset + last.sizeBytes === span.offset) {
+      spans[spans.length - 1] = { ...last, sizeBytes: last.sizeBytes + span.sizeBytes };
+    } else spans.push(span);
+  }
+  const sizeBytes = spans.reduce((sum, span) => sum + span.sizeBytes, 0);
+  return { ...stored, name, shape, offset: spans[0]!.offset, sizeBytes, pieces: spans.length > 1 ? spans : null };
+}
+
 /**
- * Holds the tensors found against the architecture's table: none missing, none unknown, every shape right.
+ * Holds the tensors offered against the architecture's table: none missing, none unknown, every shape right.
  * A tied head is set apart until its bytes are hashed.
  */
 function matchTensors(
   config: LlamaConfig,
-  found: ReadonlyMap<string, OpenedTensorOfAnyType>,
+  offered: readonly OpenedTensor[],
 ): { tensors: readonly OpenedTensor[]; tiedHead: OpenedTensor | null } {
-  const offered: OpenedTensor[] = [];
-  for (const entry of found.values()) {
-    // Buffers come in types of their own, and are left out anyway.
-    if (!isRotaryBuffer(entry.name)) offered.push({ ...entry, dtype: computable(entry) });
-  }
   const { tensors, ignored } = checkTensors(config, offered);
   const tiedHead = offered.find(({ name }) => ignored.includes(name)) ?? null;
   return { tensors, tiedHead };

@@ -16,4 +16,5 @@ export type {
 export { axisSize, countParameters, expectedTensors, findSpec, llama, tensorName, tensorSpecs } from "./llama.ts";
 export { checkTensors, isRotaryBuffer, type CheckedTensors } from "./checkTensors.ts";
 export { initializeTensor, initialStd } from "./initializeTensor.ts";
+export { fromLitGpt, isLitGpt, type NamedRows, type RowRun } from "./litGpt.ts";
 export { formatLlamaConfig, llamaLimits, parseLlamaConfig, type LlamaConfig, type RopeScaling } from "./llamaConfig.ts";
