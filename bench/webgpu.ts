@@ -14,8 +14,11 @@ import type { Kernels } from "../src/engine/kernels/kernels.ts";
 import { familyOf, makeMultiply } from "../src/engine/kernels/webgpu/products.ts";
 import { defineProgram, unrolled } from "../src/engine/kernels/webgpu/program.ts";
 import { AdamW } from "../src/engine/train/adamw.ts";
-import type { MicroBatch } from "../src/engine/train/loss.ts";
-import { trainStep } from "../src/engine/train/step.ts";
+import { deferredUpdates } from "../src/engine/train/deferredUpdates.ts";
+import { localGradients } from "../src/engine/train/gradients.ts";
+import type { MicroBatch, Model } from "../src/engine/train/loss.ts";
+import { LossScale } from "../src/engine/train/lossScale.ts";
+import { immediateUpdates, type Updates } from "../src/engine/train/updates.ts";
 import { GpuClock } from "./lib/gpuClock.ts";
 import { configOf, median, optionsOf, randomWeights, shapes, type Shape } from "./lib/model.ts";
 import { stockKernels } from "./lib/stockKernels.ts";
@@ -33,6 +36,10 @@ const family = familyOf(gpu.device);
 const rounds = Number(asked["rounds"]);
 const peer = await openTorchPeer(asked["python"]!);
 const never = new AbortController().signal;
+/** Updates that are timed together, so that what is computed ahead counts. */
+const updatesARound = adapter.software ? 1 : 8;
+/** Times that memory is told of in a soak, but for its beginning. */
+const soakParts = 4;
 const optimizerSettings = {
   type: "adamw",
   learningRate: 1e-4,
@@ -144,15 +151,18 @@ async function training(name: string, shape: Shape, torch: TorchPeer | null): Pr
   const ways: Kernels[] = asked["stock"] === "1" ? [mine, stockKernels] : [mine];
   const times = new Map<string, number[]>(ways.map((kernels) => [kernels.name, []]));
   let share: number | null = null;
-  const step = async (kernels: Kernels): Promise<number> => {
-    const optimizer = optimizers.get(kernels)!;
+  const trainers = new Map(ways.map((kernels) => [kernels, trainerOf({ kernels, config, weights })]));
+  const step = async (kernels: Kernels, count = updatesARound): Promise<number> => {
+    const { updates } = trainers.get(kernels)!;
     const start = performance.now();
-    const settings = { learningRate: 1e-4, clip: 1, step: 1 };
-    await trainStep({ kernels, config, weights }, optimizer, oneBatch(shape), settings, never);
+    for (let update = 0; update < count; update++) {
+      await updates.make(oneBatch(shape), { learningRate: 1e-4, clip: 1, step: 1 }, never);
+      await updates.take(false);
+    }
+    await updates.take(true);
     await gpu.finished();
-    return (performance.now() - start) / 1000;
+    return (performance.now() - start) / 1000 / count;
   };
-  const optimizers = new Map(ways.map((kernels) => [kernels, new AdamW(kernels, optimizerSettings, weights, null)]));
   for (let round = 0; round <= rounds; round++) {
     for (const kernels of ways) {
       const seconds = await step(kernels);
@@ -164,7 +174,7 @@ async function training(name: string, shape: Shape, torch: TorchPeer | null): Pr
     clock.start();
     const seconds = await step(mine);
     const busy = await clock.stop();
-    share = busy === null ? null : busy / seconds;
+    share = busy === null ? null : busy / seconds / updatesARound;
   }
   await faults.settle();
   console.log(`\nshape ${name}, ${shape.B} sequences of ${shape.T}: tokens/s, median of ${rounds} updates`);
@@ -182,17 +192,37 @@ async function training(name: string, shape: Shape, torch: TorchPeer | null): Pr
     console.log(`  ${`PyTorch f32 ${compiled ? "compiled" : "eager"}`.padEnd(24)} ${rate.toFixed(1).padStart(10)}`);
   }
   console.log(`  share of wall time in which the device computes: ${share === null ? "not known" : share.toFixed(3)}`);
-  await soak(Number(asked["soak"]), () => step(mine));
-  for (const optimizer of optimizers.values()) optimizer.dispose();
+  await soak(Number(asked["soak"]), (count) => step(mine, count));
+  for (const { updates, dispose } of trainers.values()) {
+    await updates.close();
+    dispose();
+  }
   tf.dispose([...weights.values()]);
 }
 
+/** What makes updates as a training does. */
+function trainerOf(model: Model & { weights: Map<string, tf.Variable> }): { updates: Updates; dispose(): void } {
+  const optimizer = new AdamW(model.kernels, optimizerSettings, model.weights, null);
+  const { deferred } = model.kernels;
+  if (!deferred) {
+    const updates = immediateUpdates({ ...model, optimizer }, localGradients(model));
+    return { updates, dispose: () => optimizer.dispose() };
+  }
+  const lossScale = new LossScale(deferred.scalesLoss, null);
+  const updates = deferredUpdates({ ...model, optimizer, lossScale }, deferred, () => performance.now());
+  return { updates, dispose: () => [optimizer, lossScale].forEach((one) => one.dispose()) };
+}
+
 /** Updates upon updates: what the device holds must not grow. */
-async function soak(updates: number, step: () => Promise<number>): Promise<void> {
+async function soak(updates: number, step: (count: number) => Promise<number>): Promise<void> {
   if (updates === 0) return;
-  const held = (): string => `${tf.memory().numTensors} tensors, ${buffers.numBytesAllocated} bytes`;
-  await step();
-  const before = held();
-  for (let update = 0; update < updates; update++) await step();
-  console.log(`  before ${updates} updates ${before}; after them ${held()}`);
+  const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+  const held = (): string => {
+    const device = `${tf.memory().numTensors} tensors, ${buffers.numBytesAllocated} bytes of the device`;
+    return `${device}; ${mib(process.memoryUsage().rss)} resident`;
+  };
+  for (let part = 0; part <= soakParts; part++) {
+    console.log(`  after ${Math.round((part * updates) / soakParts)} updates ${held()}`);
+    if (part < soakParts) await step(Math.ceil(updates / soakParts));
+  }
 }

@@ -79,6 +79,16 @@ export interface OptimizerRef {
   readonly step: number;
   readonly firstMoments: readonly TensorRef[];
   readonly secondMoments: readonly TensorRef[];
+  /** Of a training that scales its loss: what the next one begins with. */
+  readonly lossScale?: LossScaleState;
+}
+
+/** By what a loss is multiplied so that small gradients are kept in half precision. */
+export interface LossScaleState {
+  /** A power of two. */
+  readonly scale: number;
+  /** Updates made since it last changed. */
+  readonly goodUpdates: number;
 }
 
 /** Where blobs of a manifest lie on this machine; the only thing a compute process needs beside it. */

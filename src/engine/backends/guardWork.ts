@@ -16,7 +16,10 @@ export async function* guardEvents(
     for (;;) {
       const { value, done } = await faults.guard(work.next());
       if (done) return;
-      if (value.type !== "log" && value.type !== "progress") await faults.settle();
+      // Metrics are numbers that were read back: the device has finished what they come from. What it has been asked
+      // for since goes on meanwhile.
+      if (value.type === "metrics") await faults.notice();
+      else if (value.type !== "log" && value.type !== "progress") await faults.settle();
       yield value;
     }
   } finally {

@@ -9,6 +9,8 @@ import { CodedError } from "../../ops/errors.ts";
 export interface DeviceFaults {
   /** Waits for what was submitted. @throws what the device has reported since it was opened */
   settle(): Promise<void>;
+  /** @throws what the device has reported since it was opened, what is being delivered included */
+  notice(): Promise<void>;
   /** @throws what the device has reported since it was opened */
   check(): void;
   /** Rejects when the device reports something; never resolves. */
@@ -38,15 +40,19 @@ export function watchDevice(device: GPUDevice): DeviceFaults {
   const check = (): void => {
     if (fault) throw fault;
   };
+  const notice = async (): Promise<void> => {
+    check();
+    // Events of the device are delivered between turns of the event loop.
+    await setImmediate();
+    check();
+  };
   const guard = <T>(work: Promise<T>): Promise<T> => Promise.race([work, reported]);
   return {
-    ...{ reported, check, guard },
+    ...{ reported, check, guard, notice },
     async settle() {
       check();
       await guard(device.queue.onSubmittedWorkDone());
-      // Events of the device are delivered between turns of the event loop.
-      await setImmediate();
-      check();
+      await notice();
     },
   };
 }

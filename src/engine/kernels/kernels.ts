@@ -8,6 +8,7 @@
  * D hidden, F intermediate, V vocabulary, R rows (usually B x T), I inputs, O outputs.
  */
 import type * as tf from "@tensorflow/tfjs";
+import type { DeferredUpdates } from "./deferred.ts";
 
 /** cos and sin of the rotary angle for each position and frequency; [T, H/2] each, not differentiated. */
 export interface RopeTables {
@@ -140,4 +141,7 @@ export interface Kernels {
 
   /** Sum of squares of all elements of all tensors, as a JavaScript number accumulated in a fixed order. */
   sumOfSquares(tensors: readonly tf.Tensor[]): Promise<number>;
+
+  /** Updates that are decided on the device. Left out where reading a number does not hold computing up. */
+  readonly deferred?: DeferredUpdates;
 }

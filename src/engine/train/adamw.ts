@@ -5,6 +5,7 @@
  */
 import * as tf from "@tensorflow/tfjs";
 import type { OptimizerSettings } from "../backends/work.ts";
+import type { DeferredUpdates, UpdateTerms } from "../kernels/deferred.ts";
 import type { Kernels } from "../kernels/kernels.ts";
 
 /** One weight with its moments. */
@@ -22,11 +23,20 @@ export interface MomentValues {
   readonly second: ReadonlyMap<string, tf.Tensor>;
 }
 
+/** What an update that the device decides on needs beside gradients. */
+export interface DeferredUpdate extends Pick<UpdateTerms, "tokens" | "clip"> {
+  readonly learningRate: number;
+  /** State of the loss scale (`kernels/deferred.ts`), changed in place. */
+  readonly lossScale: tf.Variable;
+}
+
 export class AdamW {
   readonly #kernels: Kernels;
   readonly #settings: OptimizerSettings;
   readonly #slots: ReadonlyMap<string, Slot>;
   #step: number;
+  /** Deferred updates that were counted and then found not to have been made. */
+  #skipped = 0;
 
   /** @param from moments to go on from, copied; null for a fresh start */
   constructor(
@@ -74,10 +84,7 @@ export class AdamW {
   update(grads: readonly tf.Tensor[], learningRate: number, gradScale: number): void {
     this.#step++;
     const { betas, eps } = this.#settings;
-    let index = 0;
-    for (const { weight, first, second, weightDecay } of this.#slots.values()) {
-      const grad = grads[index++];
-      if (!grad) throw new Error(`invariant: ${grads.length} gradients for ${this.#slots.size} weights`);
+    for (const [{ weight, first, second, weightDecay }, grad] of this.#with(grads)) {
       this.#kernels.adamw(weight, grad, first, second, {
         learningRate,
         beta1: betas[0],
@@ -87,6 +94,39 @@ export class AdamW {
         gradScale,
         step: this.#step,
       });
+    }
+  }
+
+  /**
+   * One update of all weights that the device decides on.
+   * @param grads of the sum over the batch, one for each weight, in the order of the weights' map
+   * @returns the decision, for the caller to read and to dispose of; `countSkipped` wants to hear of one against it
+   */
+  defer(deferred: DeferredUpdates, loss: tf.Scalar, grads: readonly tf.Tensor[], update: DeferredUpdate): tf.Tensor1D {
+    this.#step++;
+    const { betas, eps } = this.#settings;
+    const { learningRate, clip, tokens, lossScale } = update;
+    const [beta1, beta2] = betas;
+    const step = this.#step + this.#skipped;
+    const decision = deferred.decide(loss, grads, { tokens, clip, step, beta1, beta2 }, lossScale);
+    for (const [{ weight, first, second, weightDecay }, grad] of this.#with(grads)) {
+      deferred.adamw(weight, grad, first, second, { learningRate, beta1, beta2, eps, weightDecay }, decision);
+    }
+    return decision;
+  }
+
+  /** One of the deferred updates turned out not to have been made. */
+  countSkipped(): void {
+    this.#step--;
+    this.#skipped++;
+  }
+
+  *#with(grads: readonly tf.Tensor[]): Generator<[Slot, tf.Tensor]> {
+    let index = 0;
+    for (const slot of this.#slots.values()) {
+      const grad = grads[index++];
+      if (!grad) throw new Error(`invariant: ${grads.length} gradients for ${this.#slots.size} weights`);
+      yield [slot, grad];
     }
   }
 

@@ -55,7 +55,7 @@ export class GradientTotal {
   /** Adds a micro-batch, computed here. */
   async add(model: Model, batch: MicroBatch): Promise<void> {
     const part = lossAndGradients(model, batch);
-    this.#grads = added(this.#grads, part.grads);
+    this.#grads = addGradients(this.#grads, part.grads);
     this.#count(((await part.loss.data()) as Float32Array)[0] as number, batch);
     part.loss.dispose();
   }
@@ -85,7 +85,7 @@ export class GradientTotal {
 }
 
 /** @returns sums of the two lists, which are disposed of; the second where the first is empty. */
-function added(sums: tf.Tensor[], grads: tf.Tensor[]): tf.Tensor[] {
+export function addGradients(sums: tf.Tensor[], grads: tf.Tensor[]): tf.Tensor[] {
   if (sums.length === 0) return grads;
   return sums.map((sum, i) => {
     const grad = grads[i] as tf.Tensor;

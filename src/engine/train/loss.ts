@@ -55,10 +55,15 @@ export function countTargets(targets: Int32Array): number {
 }
 
 /**
+ * @param scale multiplies the gradient from its beginning on; 1 unless given
  * @returns the summed loss and its gradient in every weight, in the order of the map; the caller disposes of
  *   all of them
  */
-export function lossAndGradients(model: Model, batch: MicroBatch): { loss: tf.Scalar; grads: tf.Tensor[] } {
+export function lossAndGradients(
+  model: Model,
+  batch: MicroBatch,
+  scale?: tf.Scalar,
+): { loss: tf.Scalar; grads: tf.Tensor[] } {
   const { kernels, config, weights, derive } = model;
   const names = [...weights.keys()];
   return tf.tidy(() => {
@@ -69,7 +74,7 @@ export function lossAndGradients(model: Model, batch: MicroBatch): { loss: tf.Sc
       freeTapeAsUsed();
       return loss;
     };
-    const { value, grads } = tf.valueAndGrads(compute)([...weights.values()]);
+    const { value, grads } = tf.valueAndGrads(compute)([...weights.values()], scale?.clone());
     return { loss: value as tf.Scalar, grads };
   });
 }

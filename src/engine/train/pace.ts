@@ -14,14 +14,15 @@ export class Pace {
     this.#startMs = nowMs;
   }
 
-  /** An update has ended. */
-  step(nowMs: number): void {
-    this.#lastSeconds = Math.max(leastSeconds, (nowMs - this.#startMs) / 1000);
+  /** So many updates have ended since the last that were told of; they count as equally long. */
+  steps(count: number, nowMs: number): void {
+    if (count === 0) return;
+    this.#lastSeconds = Math.max(leastSeconds, (nowMs - this.#startMs) / 1000 / count);
     const mean = this.#meanSeconds ?? this.#lastSeconds;
-    this.#meanSeconds = mean + newestWeight * (this.#lastSeconds - mean);
+    this.#meanSeconds = mean + (1 - (1 - newestWeight) ** count) * (this.#lastSeconds - mean);
   }
 
-  /** The next update begins: validation and saving do not count. */
+  /** From here on time counts: validation and saving do not. */
   resume(nowMs: number): void {
     this.#startMs = nowMs;
   }

@@ -20,6 +20,7 @@ import type { Kernels } from "../kernels/kernels.ts";
 import type { MomentValues } from "./adamw.ts";
 import { AdamW } from "./adamw.ts";
 import { deriveModel } from "./deriveModel.ts";
+import { LossScale } from "./lossScale.ts";
 import type { Progress, Run } from "./run.ts";
 
 type Blobs = Readonly<Record<string, BlobLocation>>;
@@ -62,6 +63,7 @@ export async function startRun(work: TrainWork, kernels: Kernels, microSequences
       ...{ kernels, config, frozen, refs, microSequences, progress, weights: ordered },
       ...(derive === null ? {} : { derive }),
       optimizer: await loadOptimizer(work, kernels, ordered, optimizer, blobs),
+      lossScale: new LossScale(kernels.deferred?.scalesLoss ?? false, optimizer?.lossScale ?? null),
     };
   } catch (error) {
     tf.dispose([...weights.values(), ...frozen.values()]);
@@ -94,6 +96,7 @@ export async function saveRun(
   withMoments: boolean,
 ): Promise<{ state: TrainingState; blobs: NewBlob[] }> {
   const { progress, config, optimizer } = run;
+  const lossScale = await run.lossScale.state();
   const weights = await writeAll(blobDir, run.weights, progress.step);
   const first = withMoments ? await writeAll(blobDir, optimizer.first, progress.step) : null;
   const second = withMoments ? await writeAll(blobDir, optimizer.second, progress.step) : null;
@@ -108,6 +111,7 @@ export async function saveRun(
       step: optimizer.step,
       firstMoments: first?.tensors ?? [],
       secondMoments: second?.tensors ?? [],
+      ...(lossScale === null ? {} : { lossScale }),
     },
     numerics: { microBatchSequences: run.microSequences, kernels: run.kernels.name },
     lastLoss: progress.lastLoss,

@@ -8,6 +8,7 @@ import type { TensorRef } from "../../ops/tensor.ts";
 import type { Kernels } from "../kernels/kernels.ts";
 import type { AdamW } from "./adamw.ts";
 import type { DeriveWeights } from "./loss.ts";
+import type { LossScale } from "./lossScale.ts";
 
 /** What has been done so far, in this job. */
 export interface Progress {
@@ -34,6 +35,7 @@ export interface Run {
   /** Every tensor of the checkpoint, in its order: those that do not change keep these references. */
   readonly refs: readonly TensorRef[];
   readonly optimizer: AdamW;
+  readonly lossScale: LossScale;
   /** Sequences computed at once; the order of float32 sums depends on it. */
   readonly microSequences: number;
   readonly progress: Progress;
@@ -41,5 +43,6 @@ export interface Run {
 
 export function disposeRun(run: Run): void {
   run.optimizer.dispose();
+  run.lossScale.dispose();
   tf.dispose([...run.weights.values(), ...run.frozen.values()]);
 }

@@ -60,7 +60,8 @@ export async function trainStep(
   }
 }
 
-function assertFinite(step: number, loss: number, gradNorm: number): void {
+/** @throws diverged when loss or norm of an update is not finite, naming its step */
+export function assertFinite(step: number, loss: number, gradNorm: number): void {
   if (Number.isFinite(loss) && Number.isFinite(gradNorm)) return;
   const what = Number.isFinite(loss) ? `the gradient's norm is ${gradNorm}` : `the loss is ${loss}`;
   const advice = "lower the learning rate, lengthen the warm-up or clip the gradient";

@@ -16,7 +16,7 @@ import type { BatchLoader } from "../data/loader.ts";
 import type { Kernels } from "../kernels/kernels.ts";
 import type { DeriveWeights, MicroBatch } from "./loss.ts";
 import { toMicroBatch } from "./loss.ts";
-import type { GradientSource } from "./gradients.ts";
+import { deferredUpdates } from "./deferredUpdates.ts";
 import { localGradients } from "./gradients.ts";
 import { maskedBytes } from "./deriveModel.ts";
 import { Pace } from "./pace.ts";
@@ -24,10 +24,10 @@ import { saveRun, startRun } from "./resume.ts";
 import type { Run } from "./run.ts";
 import { disposeRun } from "./run.ts";
 import { learningRateAt } from "./schedule.ts";
-import { trainStep } from "./step.ts";
-import type { StepOutcome } from "./step.ts";
+import { assertFinite } from "./step.ts";
 import { planThreads } from "./threads.ts";
 import type { ThreadOptions, ThreadPlan } from "./threads.ts";
+import { immediateUpdates, type UpdateOutcome, type Updates } from "./updates.ts";
 import { validationLoss } from "./validate.ts";
 
 /** Progress is told no more often than this; metrics are told at every step. */
@@ -68,19 +68,26 @@ export async function* train(
   const started = await startRun(work, kernels, plan.microSequences);
   const run: Run = options.derive ? { ...started, derive: options.derive } : started;
   let loader: BatchLoader | null = null;
-  let gradients: GradientSource = localGradients(run);
+  let updates: Updates | null = null;
   try {
     yield { type: "log", level: "info", message: startMessage(work, plan, run) };
     const before = work.resume?.numerics?.kernels ?? kernels.name;
     if (sameBytes(before) !== sameBytes(kernels.name)) yield otherKernels(before, kernels.name);
     loader = createBatchLoader(work.dataset, { sequenceLength: work.sequenceLength, position: run.progress.position });
-    if (options.threads && plan.threads > 1) gradients = await options.threads.start(run, plan.threads);
-    yield* loop(work, plan, { run, gradients, loader }, signal, now);
+    updates = await startUpdates(run, plan, options, now);
+    yield* loop(work, plan, { run, updates, loader }, signal, now);
   } finally {
-    await gradients.close();
+    await updates?.close();
     loader?.close();
     disposeRun(run);
   }
+}
+
+async function startUpdates(run: Run, plan: Plan, { threads }: TrainOptions, now: () => number): Promise<Updates> {
+  const { deferred } = run.kernels;
+  if (deferred) return deferredUpdates(run, deferred, now);
+  const isShared = threads && plan.threads > 1;
+  return immediateUpdates(run, isShared ? await threads.start(run, plan.threads) : localGradients(run));
 }
 
 /** @throws unprocessable when the numbers do not fit each other or the model; model_too_large */
@@ -110,7 +117,7 @@ function planRun(work: TrainWork, { memoryBytes, threads, derive }: TrainOptions
 /** What an update works with. */
 interface Means {
   readonly run: Run;
-  readonly gradients: GradientSource;
+  readonly updates: Updates;
   readonly loader: BatchLoader;
 }
 
@@ -121,7 +128,7 @@ async function* loop(
   signal: AbortSignal,
   now: () => number,
 ): AsyncGenerator<WorkEvent, void, undefined> {
-  const { run } = means;
+  const { run, updates } = means;
   const { progress } = run;
   const pace = new Pace(now());
   let savedStep = progress.step;
@@ -130,48 +137,60 @@ async function* loop(
   while (progress.step < plan.totalSteps || owesValidation(work, plan, run)) {
     // A validation that was cut short by an abort is made up for before anything else.
     const late = owesValidation(work, plan, run);
-    const outcome = signal.aborted || late ? null : await update(work, plan, means, signal);
-    if (outcome) pace.step(now());
-    const validated = owesValidation(work, plan, run) && (await validate(work, plan, run, signal));
-    if (!outcome && !validated) {
+    const made = !signal.aborted && !late && (await update(work, plan, means, signal));
+    const last = progress.step === plan.totalSteps;
+    const owed = owesValidation(work, plan, run);
+    const publish = made && !last && isDue(work.saveEveryTokens, work.batchTokens, progress.step);
+    const save = publish || (!last && now() - savedMs >= work.saveEveryMs);
+    // Nothing is measured, written or ended before it is known that all updates went well.
+    const outcomes = await updates.take(!made || owed || save || last);
+    pace.steps(outcomes.length, now());
+    const withValidation = owed && made ? outcomes.at(-1) : undefined;
+    for (const outcome of outcomes) {
+      yield* learned(run, outcome);
+      if (outcome !== withValidation) yield { type: "metrics", point: metricPoint(work, run, outcome, pace) };
+    }
+    const validated = owed && (await validate(work, plan, run, signal));
+    if (!made && !validated) {
       if (savedStep !== progress.step) yield await savedEvent(work, run, false);
       yield { type: "stopped" };
       return;
     }
-    yield { type: "metrics", point: metricPoint(work, run, outcome, pace) };
-    const last = progress.step === plan.totalSteps;
-    if (last || now() - toldMs >= progressEveryMs) {
+    const validatedPoint = withValidation ?? (validated ? null : undefined);
+    if (validatedPoint !== undefined) yield { type: "metrics", point: metricPoint(work, run, validatedPoint, pace) };
+    if (last || (outcomes.length > 0 && now() - toldMs >= progressEveryMs)) {
       toldMs = now();
       yield progressEvent(plan, run, pace);
     }
-    const publish = !last && !late && isDue(work.saveEveryTokens, work.batchTokens, progress.step);
-    if (publish || (!last && now() - savedMs >= work.saveEveryMs)) {
+    if (save) {
       yield await savedEvent(work, run, publish);
       savedStep = progress.step;
       savedMs = now();
     }
-    pace.resume(now());
+    if (outcomes.length > 0 || validated) pace.resume(now());
   }
   yield await resultEvent(work, run);
 }
 
-/** One update; moves the counts on. @returns null when aborted before it was made */
-async function update(
-  work: TrainWork,
-  plan: Plan,
-  { run, gradients, loader }: Means,
-  signal: AbortSignal,
-): Promise<StepOutcome | null> {
+/** One update; moves the counts on. @returns false when aborted before it was made */
+async function update(work: TrainWork, plan: Plan, { run, updates, loader }: Means, signal: AbortSignal) {
   const { progress } = run;
   const learningRate = learningRateAt(work.schedule, work.optimizer.learningRate, progress.step);
   const settings = { learningRate, clip: work.optimizer.clip, step: progress.step + 1 };
-  const outcome = await trainStep(run, run.optimizer, microBatches(loader, plan, run), settings, signal, gradients);
-  if (!outcome) return null;
+  if (!(await updates.make(microBatches(loader, plan, run), settings, signal))) return false;
   progress.step++;
   progress.tokens += work.batchTokens;
   progress.position = loader.position;
-  progress.lastLoss = outcome.loss;
-  return outcome;
+  return true;
+}
+
+/** Takes note of an update's outcome. @throws diverged */
+function* learned({ progress }: Run, outcome: UpdateOutcome): Generator<WorkEvent> {
+  const { step, loss, gradNorm, overflowedAt } = outcome;
+  progress.lastLoss = loss;
+  if (overflowedAt === null) return assertFinite(step, loss, gradNorm);
+  const message = `step ${step}: the gradient overflowed at loss scale ${overflowedAt}; the update was skipped`;
+  yield { type: "log", level: "info", message: `${message}, the scale is halved` };
 }
 
 async function* microBatches(loader: BatchLoader, plan: Plan, run: Run): AsyncGenerator<MicroBatch> {
@@ -214,17 +233,22 @@ function owesValidation(work: TrainWork, plan: Plan, { progress }: Run): boolean
   return step === plan.totalSteps || isDue(work.validateEveryTokens, work.batchTokens, step);
 }
 
-/** @param outcome of the update that ended here; null when only its validation was made up for */
-function metricPoint(work: TrainWork, { progress, config }: Run, outcome: StepOutcome | null, pace: Pace): MetricPoint {
+/** @param outcome of an update; null when only the validation of the last was made up for */
+function metricPoint(
+  work: TrainWork,
+  { progress, config }: Run,
+  outcome: UpdateOutcome | null,
+  pace: Pace,
+): MetricPoint {
+  const step = outcome?.step ?? progress.step;
+  const tokens = progress.tokens - (progress.step - step) * work.batchTokens;
   return {
-    step: progress.step,
-    tokens: progress.tokens,
-    flops: trainingFlops(config, progress.tokens),
-    loss: progress.lastLoss,
-    learningRate: learningRateAt(work.schedule, work.optimizer.learningRate, progress.step - 1),
-    gradNorm: outcome?.gradNorm ?? null,
+    ...{ step, tokens, flops: trainingFlops(config, tokens) },
+    loss: outcome?.loss ?? progress.lastLoss,
+    learningRate: outcome?.learningRate ?? learningRateAt(work.schedule, work.optimizer.learningRate, step - 1),
+    gradNorm: outcome && outcome.overflowedAt === null ? outcome.gradNorm : null,
     tokensPerSecond: outcome ? work.batchTokens / pace.lastStepSeconds : null,
-    validationLoss: progress.lastValidationStep === progress.step ? progress.lastValidationLoss : null,
+    validationLoss: progress.lastValidationStep === step ? progress.lastValidationLoss : null,
   };
 }
 

@@ -9,6 +9,7 @@ import * as tf from "@tensorflow/tfjs";
 import { getBackend } from "../../../src/engine/backends/index.ts";
 import { chooseAdapter, type AdapterFacts } from "../../../src/engine/backends/webgpuDevice.ts";
 import { startWebgpu } from "../../../src/engine/backends/webgpuRuntime.ts";
+import { mostUnread } from "../../../src/engine/train/deferredUpdates.ts";
 import type { WorkEvent } from "../../../src/ops/events.ts";
 import { missingGpu } from "../../helpers/gpu.ts";
 import { resolveFolder } from "../../helpers/hfModel.ts";
@@ -125,7 +126,8 @@ test("a training stopped and resumed on one device ends with the bytes of one th
     if (event.type === "metrics" && event.point.step === 3) controller.abort();
   });
   const saved = first.findLast((event): event is Extract<WorkEvent, { type: "saved" }> => event.type === "saved");
-  assert.equal(saved?.state.step, 3);
+  // What was asked for before the third update was told of is done first.
+  assert.ok(saved && saved.state.step >= 3 && saved.state.step < 6);
   const resume = JSON.parse(JSON.stringify(saved.state)) as typeof saved.state;
   assert.deepEqual(digestsOf(resultOf(await collect(backend.train({ ...work, resume }, never))).state), whole);
 });
@@ -142,7 +144,8 @@ test("memory of the device stays flat over updates, and over prompts of many len
   });
   assert.equal(marks.length, 3);
   for (const { tensors, bytes } of marks) {
-    assert.equal(tensors, marks[0]!.tensors);
+    // Decisions on updates wait to be read, more or fewer of them.
+    assert.ok(Math.abs(tensors - marks[0]!.tensors) <= mostUnread, `${tensors} tensors, ${marks[0]!.tensors} at first`);
     // What waits for the next submit is a little more or less each time.
     assert.ok(Math.abs(bytes - marks[0]!.bytes) < 2 ** 16, `${bytes} bytes, ${marks[0]!.bytes} at first`);
   }

@@ -11,6 +11,7 @@ import { CodedError } from "../../../ops/errors.ts";
 import type { Kernels } from "../kernels.ts";
 import { makeCausalAttention } from "./causalAttention.ts";
 import { makeCrossEntropy } from "./crossEntropy.ts";
+import { makeDeferred } from "./deferred.ts";
 import { makeEmbedding } from "./embedding.ts";
 import { Gpu } from "./gpu.ts";
 import { makeLinear } from "./linear.ts";
@@ -50,5 +51,6 @@ export async function createWebgpuKernels(options: WebgpuKernelOptions = {}): Pr
     writePositions: makeWritePositions(gpu),
     adamw: makeAdamw(gpu),
     sumOfSquares: makeSumOfSquares(gpu),
+    deferred: makeDeferred(gpu, false),
   };
 }

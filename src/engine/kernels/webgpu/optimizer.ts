@@ -1,5 +1,5 @@
 /** `adamw` in place on the variables, in one pass, and `sumOfSquares`, read back as one number for each tensor. */
-import * as tf from "@tensorflow/tfjs";
+import type * as tf from "@tensorflow/tfjs";
 import { requireShape } from "../wasm/fused.ts";
 import type { Kernels } from "../kernels.ts";
 import { eachElement, elementGrid } from "./elementwise.ts";
@@ -72,23 +72,29 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 }`,
 });
 
+/** @returns partial sums of squares, those of a tensor after those of the one before; the caller disposes of them. */
+export function recordSquares(gpu: Gpu, tensors: readonly tf.Tensor[]): tf.Tensor1D {
+  const cuts = tensors.map((tensor) => {
+    const step = Math.max(size * 16, Math.ceil(tensor.size / mostParts));
+    return { tensor, step, parts: Math.ceil(tensor.size / step) };
+  });
+  const sums = gpu.output<tf.Tensor1D>([cuts.reduce((sum, { parts }) => sum + parts, 0)]);
+  let start = 0;
+  for (const { tensor, step, parts } of cuts) {
+    gpu.run(squares, [tensor, sums], { groups: [parts], numbers: [tensor.size, step, start] });
+    start += parts;
+  }
+  return sums;
+}
+
 export function makeSumOfSquares(gpu: Gpu): Kernels["sumOfSquares"] {
   return async (tensors) => {
     const filled = tensors.filter((tensor) => tensor.size > 0);
     if (filled.length === 0) return 0;
-    const cuts = filled.map((tensor) => {
-      const step = Math.max(size * 16, Math.ceil(tensor.size / mostParts));
-      return { tensor, step, parts: Math.ceil(tensor.size / step) };
-    });
-    const sums = gpu.output<tf.Tensor1D>([cuts.reduce((sum, { parts }) => sum + parts, 0)]);
-    let start = 0;
-    for (const { tensor, step, parts } of cuts) {
-      gpu.run(squares, [tensor, sums], { groups: [parts], numbers: [tensor.size, step, start] });
-      start += parts;
-    }
+    const sums = recordSquares(gpu, filled);
     // In float64 and in order: what is read back are a few numbers for each tensor.
     const total = ((await sums.data()) as Float32Array).reduce((sum, part) => sum + part, 0);
-    tf.dispose(sums);
+    sums.dispose();
     return total;
   };
 }
