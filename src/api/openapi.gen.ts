@@ -3714,7 +3714,10 @@ export interface operations {
                 /** @description `average`, `name`, `num_parameters`, `tokens`, `flops`, or a task; with `-` the highest first. Rows without a value come last. */
                 sort: string;
             };
-            header?: never;
+            header?: {
+                /** @description Answer 304 if the resource still has this ETag. */
+                "If-None-Match"?: components["parameters"]["IfNoneMatch"];
+            };
             path?: never;
             cookie?: never;
         };
@@ -3731,6 +3734,7 @@ export interface operations {
                     "text/markdown": string;
                 };
             };
+            304: components["responses"]["NotModified"];
             "4XX": components["responses"]["Problem"];
             "5XX": components["responses"]["Problem"];
         };
@@ -3834,7 +3838,10 @@ export interface operations {
                 /** @description Only samples of this task. */
                 task?: components["schemas"]["TaskName"];
             };
-            header?: never;
+            header?: {
+                /** @description Answer 304 if the resource still has this ETag. */
+                "If-None-Match"?: components["parameters"]["IfNoneMatch"];
+            };
             path: {
                 /** @description The evaluation. */
                 id: components["schemas"]["EvaluationId"];
@@ -3853,6 +3860,7 @@ export interface operations {
                     "application/jsonl": string;
                 };
             };
+            304: components["responses"]["NotModified"];
             "4XX": components["responses"]["Problem"];
             "5XX": components["responses"]["Problem"];
         };

@@ -5,6 +5,7 @@ import type { EvaluationRow, SampleLog } from "../../engine/store/types.ts";
 import { negotiate } from "../accept.ts";
 import type { RouteDeps } from "../deps.ts";
 import type { HandlersOf, Schemas } from "../handlers.ts";
+import { etagOf, noneMatch } from "../middleware/etag.ts";
 import { createGate } from "../middleware/limits.ts";
 
 /** Downloads open at once. */
@@ -19,7 +20,7 @@ export function createEvaluationSampleHandlers(deps: RouteDeps): HandlersOf<"lis
   const { evaluations, blobs } = deps.store;
   const gate = createGate(maxDownloads, "downloads of samples");
   return {
-    async listEvaluationSamples({ path, query, request, signal }) {
+    async listEvaluationSamples({ path, query, header, request, signal }) {
       const form = negotiate(request, ["application/json", jsonl]);
       const found = logsOf(await evaluations.get(path.id), query.task);
       const located = await blobs.locate(found.map(({ log }) => log.digest));
@@ -29,7 +30,10 @@ export function createEvaluationSampleHandlers(deps: RouteDeps): HandlersOf<"lis
         return { task, path: location.path, sizeBytes: log.sizeBytes };
       });
       if (form === "application/json") return { status: 200, body: await pageOf(logs, query.after, query.limit) };
-      const headers = { "Content-Type": jsonl, "Content-Length": String(totalBytes(logs)) };
+      // The logs are blobs named by their content: the whole is known by their names, unread.
+      const ETag = etagOf([jsonl, ...found.map(({ log }) => log.digest)].join(" "));
+      if (noneMatch(header["If-None-Match"], ETag)) return new Response(null, { status: 304, headers: { ETag } });
+      const headers = { "Content-Type": jsonl, "Content-Length": String(totalBytes(logs)), ETag };
       if (request.method === "HEAD") return new Response(null, { headers });
       return new Response(streamSamples(logs, { signal, onEnd: gate.enter() }), { headers });
     },

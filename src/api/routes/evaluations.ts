@@ -9,6 +9,7 @@ import { checkpointRows, passes, publishedRows, sortColumns, sorted, toCsv, toMa
 import type { RouteDeps } from "../deps.ts";
 import type { HandlersOf, Schemas } from "../handlers.ts";
 import type { JobAnswers } from "../jobAnswers.ts";
+import { etagOf, noneMatch } from "../middleware/etag.ts";
 import { presentAll, presentEvaluation, presentPage } from "../present.ts";
 
 type EvaluationOperations =
@@ -23,7 +24,7 @@ export function createEvaluationHandlers(deps: RouteDeps, answers: JobAnswers): 
       );
       return { status: 200, body: presentAll(found) };
     },
-    async listBenchmarkResults({ query, request }) {
+    async listBenchmarkResults({ query, header, request }) {
       const form = negotiate(request, ["application/json", "text/csv", "text/markdown"]);
       const { checkpoint, lineage, task, average, sort, limit } = query;
       const column = sort.replace(/^-/, "");
@@ -39,8 +40,9 @@ export function createEvaluationHandlers(deps: RouteDeps, answers: JobAnswers): 
       );
       const first = offsetOf(query.after);
       const data = rows.slice(first, first + limit);
-      if (form === "text/csv") return text(toCsv(data), "text/csv; charset=utf-8; header=present");
-      if (form === "text/markdown") return text(toMarkdown(data, average), "text/markdown; charset=utf-8");
+      const known = header["If-None-Match"];
+      if (form === "text/csv") return text(toCsv(data), "text/csv; charset=utf-8; header=present", known);
+      if (form === "text/markdown") return text(toMarkdown(data, average), "text/markdown; charset=utf-8", known);
       const next = first + limit < rows.length ? String(first + limit) : null;
       return {
         status: 200,
@@ -57,8 +59,11 @@ export function createEvaluationHandlers(deps: RouteDeps, answers: JobAnswers): 
   };
 }
 
-function text(body: string, type: string): Response {
-  return new Response(body, { headers: { "Content-Type": type } });
+/** @param known the client's `If-None-Match` */
+function text(body: string, type: string, known: string | undefined): Response {
+  const ETag = etagOf(body);
+  if (noneMatch(known, ETag)) return new Response(null, { status: 304, headers: { ETag } });
+  return new Response(body, { headers: { "Content-Type": type, ETag } });
 }
 
 function badQuery(name: string, detail: string): CodedError {

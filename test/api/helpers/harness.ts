@@ -79,7 +79,7 @@ export async function startHarness(options: HarnessOptions = {}): Promise<Harnes
     const text = body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) };
     const response = await fetch(path, { method, headers: { ...json, ...headers }, ...text });
     const content = await response.text();
-    const isJson = /json/.test(response.headers.get("content-type") ?? "");
+    const isJson = /[/+]json(;|$)/.test(response.headers.get("content-type") ?? "");
     return {
       status: response.status,
       headers: response.headers,

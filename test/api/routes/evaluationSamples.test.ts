@@ -33,9 +33,14 @@ describe("samples and results", () => {
     await api.work("/v1/checkpoints", { name: "base", source: tinySource });
     const growth = { checkpoint: "base", operator: "direct", axis: "depth", factor: 2, name: "grown" };
     await api.work("/v1/growths", growth);
+    const text = { type: "text", text: ["One can go left, or right. ".repeat(20)] };
+    await api.work("/v1/datasets", { name: "text", tokenizer: "bytes", source: text });
+    const training = { checkpoint: "grown", dataset: "text", tokens: 64, batch_tokens: 32, sequence_length: 32 };
+    await api.work("/v1/trainings", { ...training, name: "trained" });
     const tasks = ["piqa", "lambada_openai"];
     const asked = { tasks, bootstrap_iterations: 100 };
     await api.work("/v1/evaluations", { checkpoint: "grown", ...asked });
+    await api.work("/v1/evaluations", { checkpoint: "trained", tasks: ["piqa"] });
     evaluation = (await api.work("/v1/evaluations", { checkpoint: "base", ...asked })).result.evaluation;
   });
   after(() => api.close());
@@ -122,25 +127,38 @@ describe("samples and results", () => {
     assert.equal((await samplesOf("?limit=100")).body.data.length, 9);
   });
 
-  test("the table has own and published rows, is filtered, sorted and paged", async () => {
-    const table = async (query: string) => (await api.call("GET", `/v1/benchmarks/results?${query}`)).body;
-    const names = async (query: string) => (await table(query)).data.map((row: { name: string }) => row.name);
+  const table = async (query: string) => (await api.call("GET", `/v1/benchmarks/results?${query}`)).body;
+  const names = async (query: string) => (await table(query)).data.map((row: { name: string }) => row.name);
+
+  test("the table has own and published rows, marked, with the paper's averages, sorted and paged", async () => {
     const averages = (await table("limit=20")).data.map((row: { average: number }) => row.average);
     assert.deepEqual(
       averages,
       averages.toSorted((a: number, b: number) => b - a),
     );
-    const printed = (await table("limit=100")).data.find((row: { name: string }) => row.name === "G_stack-1.1B");
+    const all = (await table("limit=100")).data;
+    for (const { published, source, checkpoint, name } of all)
+      assert.deepEqual([source !== null, checkpoint === null], [published, published], name);
+    for (const name of ["Pythia-1B", "TinyLlama-1.1B", "OLMo-7B", "Amber-7B"])
+      assert.ok(
+        all.some((row: { name: string; published: boolean }) => row.name === name && row.published),
+        name,
+      );
+    const printed = all.find((row: { name: string }) => row.name === "G_stack-1.1B");
     assert.ok(Math.abs(printed.average - 0.528) < 1e-4 && printed.printed_average === 0.528);
     assert.match(printed.source, /Table 3/);
-    assert.deepEqual(await names("published=false&sort=name"), ["base", "grown"]);
-    assert.deepEqual(await names("published=false&sort=-num_parameters"), ["grown", "base"]);
-    assert.deepEqual(await names("published=false&operator=direct"), ["grown"]);
-    const id = (await api.call("GET", "/v1/checkpoints/grown")).body.id;
-    assert.deepEqual(await names(`lineage=${id}&sort=name`), ["base", "grown"]);
-    assert.deepEqual(await names(`checkpoint=${id}`), ["grown"]);
-    assert.deepEqual(await names("published=false&num_fewshot=5"), []);
-    assert.deepEqual(await names("min_tokens=2e11&max_tokens=2.95e11&sort=name"), ["G_stack 3B", "G_stack 3B, tuned"]);
+    assert.deepEqual(await names("published=false&sort=name"), ["base", "grown", "trained"]);
+    assert.deepEqual((await names("published=false&sort=-num_parameters")).at(-1), "base");
+    assert.deepEqual(
+      await names("published=false&sort=tokens&min_tokens=0"),
+      await names("published=false&sort=flops"),
+    );
+    const { data } = await table("published=false&sort=-piqa");
+    const scores = data.map((row: { scores: { piqa: { value: number } } }) => row.scores.piqa.value);
+    assert.deepEqual(
+      scores,
+      scores.toSorted((a: number, b: number) => b - a),
+    );
     const first = await table("limit=2&sort=name");
     assert.deepEqual([first.has_more, first.next], [true, "2"]);
     assert.deepEqual(await names("limit=2&sort=name&after=2"), (await names("limit=4&sort=name")).slice(2));
@@ -148,6 +166,53 @@ describe("samples and results", () => {
     assertProblem(await api.call("GET", "/v1/benchmarks/results?after=x"), 400, "invalid_request");
     const ten = await table("average=ten&limit=1");
     assert.deepEqual([ten.average_over.length, ten.data[0].name], [10, "G_stack-7B"]);
+  });
+
+  test("the table is filtered by lineage, operator, tokens, FLOPs, checkpoint, task and settings", async () => {
+    const id = (await api.call("GET", "/v1/checkpoints/grown")).body.id;
+    const { tokens_seen: tokens, flops_spent: flops } = (await api.call("GET", "/v1/checkpoints/trained")).body;
+    assert.ok(tokens === 64 && flops > 0);
+    const own: [query: string, found: string[]][] = [
+      ["operator=direct", ["grown", "trained"]],
+      ["operator=zero", []],
+      [`min_tokens=${tokens}`, ["trained"]],
+      [`max_tokens=${tokens - 1}`, ["base", "grown"]],
+      [`min_flops=${flops}`, ["trained"]],
+      [`max_flops=${flops * 0.99}`, ["base", "grown"]],
+      [`min_flops=${flops * 1.01}`, []],
+      ["num_fewshot=5", []],
+      ["bos=none", ["base", "grown", "trained"]],
+      ["bos=tokenizer", []],
+      ["task=lambada_openai", ["base", "grown"]],
+    ];
+    for (const [query, found] of own) assert.deepEqual(await names(`published=false&sort=name&${query}`), found, query);
+    assert.deepEqual(await names(`lineage=${id}&sort=name`), ["base", "grown", "trained"]);
+    assert.deepEqual(await names(`checkpoint=${id}`), ["grown"]);
+    assert.deepEqual(await names("min_tokens=2e11&max_tokens=2.95e11&sort=name"), ["G_stack 3B", "G_stack 3B, tuned"]);
+    const printed = (await table("min_flops=1e20&limit=100")).data;
+    assert.ok(printed.length > 4 && printed.every((row: { flops: number }) => row.flops >= 1e20));
+    assert.ok((await names("operator=zero")).every((name: string) => /zero/.test(name)));
+  });
+
+  test("what has not changed is answered 304, in each form, and the forms have tags of their own", async () => {
+    const samples = `/v1/evaluations/${evaluation}/samples`;
+    const forms: [path: string, accept: string][] = [
+      [`${samples}?limit=2`, "application/json"],
+      [samples, "application/jsonl"],
+      ...["application/json", "text/csv", "text/markdown"].map((accept): [string, string] => {
+        return ["/v1/benchmarks/results?limit=5", accept];
+      }),
+    ];
+    const tags = new Set<string>();
+    for (const [path, accept] of forms) {
+      const tag = (await api.call("GET", path, { headers: { Accept: accept } })).headers.get("etag") ?? "";
+      tags.add(tag);
+      const again = await api.call("GET", path, { headers: { Accept: accept, "If-None-Match": tag } });
+      assert.deepEqual([again.status, again.body, again.headers.get("etag")], [304, "", tag], `${path} ${accept}`);
+      const other = await api.call("GET", path, { headers: { Accept: accept, "If-None-Match": '"other"' } });
+      assert.equal(other.status, 200);
+    }
+    assert.equal(tags.size, forms.length);
   });
 
   test("CSV has a column a task and its error, Markdown marks what is published", async () => {
@@ -158,7 +223,8 @@ describe("samples and results", () => {
       csv[0],
       /^name,checkpoint,published,.*,average,lambada_openai,lambada_openai_stderr,piqa,piqa_stderr$/,
     );
-    assert.deepEqual([csv.length, csv[1].split(",")[0], csv[3]], [4, "base", ""]);
+    assert.deepEqual([csv.length, csv[1].split(",")[0], csv[4]], [5, "base", ""]);
+    assert.match((await form("text/csv", "limit=100")).body, /^G_stack-7B,,true,"arXiv 2405.15319, Table 6",direct,/m);
     const markdown = (await form("text/markdown", "limit=100&sort=name")).body;
     assert.match(markdown, /^\| base \|/m);
     assert.match(markdown, /^\| G_stack-7B \[\d\] \| 57\.93 \|.*\| 58\.45 \|$/m);

@@ -40,16 +40,28 @@ function withLength(checkpoint: ResolvedCheckpoint, maxPositionEmbeddings: numbe
   return { ...checkpoint, manifest: { ...manifest, config: { ...manifest.config, maxPositionEmbeddings } } };
 }
 
-/** Log-likelihoods of the harness have five decimals; its own batches move them by up to 1.2e-4 in float32. */
+/**
+ * float32 against float32: both are sums of rounded numbers around the exact value, and about equally far from it. Up
+ * to 150 in size all log-likelihoods agree within 1e-4. Beyond, where float32 itself has steps of 1.5e-5 to 1.2e-4,
+ * one in a hundred of PIQA's and LogiQA's does not, and the tolerance grows by four such steps (`exactScore.test.ts`
+ * shows that the exact value would not pass either). A page of WikiText adds up to 4e5.
+ */
 const absoluteTolerance = 1e-4;
-const relativeTolerance = 1e-5;
+const relativeTolerance = 5e-7;
+const largeSum = 150;
 
-/** @returns the largest difference. */
-function assertSamples(task: string, run: "bos" | "nobos", blobDir: string, digest: string): number {
+function tolerance(logLikelihood: number): number {
+  const size = Math.abs(logLikelihood);
+  return absoluteTolerance + (size > largeSum ? relativeTolerance * size : 0);
+}
+
+/** @returns how many differ by more than the absolute tolerance, of how many; the largest difference, and where it is. */
+function assertSamples(task: string, run: "bos" | "nobos", blobDir: string, digest: string): string {
   const lines = readFileSync(blobPath(blobDir, digest), "utf8").trimEnd().split("\n");
   const { samples } = readHarnessRun(run, task);
   assert.equal(lines.length, limitOf(task) ?? samples.length);
-  let most = 0;
+  let most = { difference: 0, where: "none" };
+  let [all, beyond] = [0, 0];
   for (const line of lines) {
     const sample = JSON.parse(line) as SampleRecord;
     const expected = samples[sample.doc_id];
@@ -58,13 +70,15 @@ function assertSamples(task: string, run: "bos" | "nobos", blobDir: string, dige
     for (const [i, resp] of expected.resps.entries()) {
       const [wanted, greedy] = typeof resp === "number" ? [resp, 0] : resp;
       const difference = Math.abs(Number(sample.log_likelihoods[i]) - wanted);
-      const where = `${task} (${run}) doc ${sample.doc_id}, request ${i}: off by ${difference}`;
-      assert.ok(difference <= absoluteTolerance + relativeTolerance * Math.abs(wanted), where);
+      const where = `${task} (${run}) doc ${sample.doc_id}, request ${i}, ${wanted}: off by ${difference}`;
+      assert.ok(difference <= tolerance(wanted), where);
       assert.equal(sample.is_greedy[i], greedy === 1, where);
-      most = Math.max(most, difference);
+      all += 1;
+      beyond += difference > absoluteTolerance ? 1 : 0;
+      if (difference > most.difference) most = { difference, where };
     }
   }
-  return most;
+  return `${beyond} of ${all} log-likelihoods beyond ${absoluteTolerance}; most: ${most.where}`;
 }
 
 async function measure(
@@ -133,7 +147,7 @@ describe("stories260K measures as in lm_eval", needsShared(stories, benchmarks, 
       test(`${name} (${run})`, async (t) => {
         const { metrics, samples } = await measure(model, checkpoint, name, { bos, blobDir });
         const most = assertSamples(name, run, blobDir, samples?.blob.digest ?? "");
-        t.diagnostic(`${samples?.numSamples} docs, log-likelihoods off by at most ${most.toFixed(6)}`);
+        t.diagnostic(`${samples?.numSamples} docs, ${most}`);
         const expected = expectedMetrics(name, run);
         for (const [key, value] of Object.entries(metrics)) {
           const wanted = expected[key];
