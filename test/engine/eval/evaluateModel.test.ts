@@ -44,7 +44,7 @@ function withLength(checkpoint: ResolvedCheckpoint, maxPositionEmbeddings: numbe
  * float32 against float32: both are sums of rounded numbers around the exact value, and about equally far from it. Up
  * to 150 in size all log-likelihoods agree within 1e-4. Beyond, where float32 itself has steps of 1.5e-5 to 1.2e-4,
  * one in a hundred of PIQA's and LogiQA's does not, and the tolerance grows by four such steps (`exactScore.test.ts`
- * shows that the exact value would not pass either). A page of WikiText adds up to 4e5.
+ * shows that the exact value would not pass either). A page of WikiText adds up to 1.7e5.
  */
 const absoluteTolerance = 1e-4;
 const relativeTolerance = 5e-7;
