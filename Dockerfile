@@ -11,6 +11,7 @@ RUN npm ci --omit=dev \
 FROM node:24-bookworm-slim
 # NVIDIA's runtime puts its driver into the container by these; without `graphics` there is no Vulkan.
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=8080 DATA_DIR=/data \
+  NODE_COMPILE_CACHE=/tmp/node-compiled \
   NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,graphics,utility
 WORKDIR /app
 # The `native` backend takes its matrix products from OpenBLAS, those of precision

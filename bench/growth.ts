@@ -1,11 +1,11 @@
 /**
  * How fast a checkpoint grows, beside `cp` and `cat` of the same bytes in the same run: G_stack of the paper's 7B base,
- * which writes nothing; width growth of the 410M model, which writes all of it; and the export of the stacked model as
- * a stream. All in bf16, with seeded made-up numbers in a temporary folder that is removed afterwards (15 GB at full
+ * which writes nothing; width growth of models of several sizes, which writes all of it, beside SHA-256 alone of the
+ * bytes it writes; and the export of the stacked model as a stream. All in bf16, with seeded made-up numbers in a temporary folder that is removed afterwards (15 GB at full
  * size). Each growth runs in a process of its own, whose peak memory is told. Prints what it measured; decides nothing.
  *
- * node bench/growth.ts [--short] [--rounds N] [--split elementwise|even|scalar|tile]
- * `--short` takes two layers of each model (1 GB), for a look on a busy machine.
+ * node bench/growth.ts [--short] [--rounds N] [--split elementwise|even|scalar|tile] [--widths 410m-base,410m,1.1b]
+ * `--short` takes two layers of each model (1 GB), for a look on a busy machine; "1.1b" writes 10.5 GB.
  */
 import { execFileSync, fork } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -16,6 +16,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { checkpointDigest } from "../src/engine/checkpoint/digest.ts";
+import { hashRanges } from "../src/engine/checkpoint/hashing.ts";
 import { openViewFile, listViewFiles } from "../src/engine/checkpoint/view.ts";
 import { growTensors } from "../src/engine/growth/growTensors.ts";
 import { grownManifest } from "../src/engine/jobs/growthPlan.ts";
@@ -119,6 +120,13 @@ function seconds(run: () => unknown): number {
   return (performance.now() - start) / 1000;
 }
 
+async function secondsOf(run: () => Promise<unknown>): Promise<number> {
+  const start = performance.now();
+  await run();
+  return (performance.now() - start) / 1000;
+}
+
+const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!;
 const best = (values: readonly number[]): number => Math.min(...values);
 const rate = (bytes: number, time: number): string => `${(bytes / time / 1e9).toFixed(2)} GB/s`;
 
@@ -158,8 +166,8 @@ async function benchExport(work: Work, path: string, rounds: number): Promise<vo
 }
 
 /** Grows once more than it measures: the first writer of a virtual machine's memory waits for the host to give it. */
-async function benchWidth(folder: string, layers: number | null, rounds: number, split: string): Promise<void> {
-  const source = await makeCheckpoint(folder, "410m", layers);
+async function benchWidth(folder: string, preset: string, layers: number | null, rounds: number, split: string) {
+  const source = await makeCheckpoint(folder, preset, layers);
   const request: GrowthPlanRequest = { operator: "direct", axis: "width", factor: 2, params: { split } };
   const written = join(folder, "written.bin");
   const grow = async (): Promise<{ made: Measured; paths: string[] }> => {
@@ -167,17 +175,26 @@ async function benchWidth(folder: string, layers: number | null, rounds: number,
     return { made, paths: made.blobs.map((digest) => join(folder, digest.slice(0, 2), digest)) };
   };
   const { paths } = await grow();
+  const ranges = paths.map((path) => ({ path, offset: 0, sizeBytes: statSync(path).size }));
+  const hashed = await secondsOf(() => hashRanges(ranges));
   execFileSync("sh", ["-c", `cat ${paths.join(" ")} > ${written} && rm ${paths.join(" ")} && sync ${written}`]);
+  const rows: Record<"made" | "copied" | "durable", number>[] = [];
+  let last: Measured | null = null;
   for (let round = 0; round < rounds; round += 1) {
     const { made, paths } = await grow();
     for (const each of paths) rmSync(each);
     const copied = seconds(() => execFileSync("cp", [written, `${written}.copy`]));
     const durable = copied + seconds(() => execFileSync("sync", [`${written}.copy`]));
     rmSync(`${written}.copy`);
-    console.log(
-      `width 410m x2 ${split}: ${made.seconds.toFixed(2)} s (${rate(made.bytes, made.seconds)}), peak RSS ${made.peakRssMb.toFixed(0)} MB with a largest tensor of ${made.largestTensorMb.toFixed(0)} MB; cp ${copied.toFixed(2)} s (${rate(made.bytes, copied)}), cp and sync ${durable.toFixed(2)} s: ${(copied / made.seconds).toFixed(2)} of cp, ${(durable / made.seconds).toFixed(2)} of cp and sync`,
-    );
+    rows.push({ made: made.seconds, copied, durable });
+    last = made;
   }
+  for (const path of [written, ...Object.values(source.blobs).map((blob) => blob.path)]) rmSync(path);
+  const of = (key: "made" | "copied" | "durable"): number => median(rows.map((row) => row[key]));
+  const [made, copied, durable] = [of("made"), of("copied"), of("durable")];
+  console.log(
+    `width ${preset} x2 ${split}, ${(last!.bytes / 1e9).toFixed(2)} GB: ${made.toFixed(2)} s (${rate(last!.bytes, made)}, ${((made / last!.bytes) * 1e9).toFixed(2)} ns a byte), peak RSS ${last!.peakRssMb.toFixed(0)} MB with a largest tensor of ${last!.largestTensorMb.toFixed(0)} MB; cp ${copied.toFixed(2)} s, cp and sync ${durable.toFixed(2)} s: ${(copied / made).toFixed(2)} of cp, ${(durable / made).toFixed(2)} of cp and sync; SHA-256 alone of those bytes on all cores ${hashed.toFixed(2)} s: ${(copied / hashed).toFixed(2)} of cp`,
+  );
 }
 
 async function main(): Promise<void> {
@@ -186,6 +203,7 @@ async function main(): Promise<void> {
       short: { type: "boolean" },
       rounds: { type: "string", default: "3" },
       split: { type: "string", default: "elementwise" },
+      widths: { type: "string", default: "410m-base,410m,1.1b" },
     },
   });
   const layers = values.short ? 2 : null;
@@ -193,7 +211,9 @@ async function main(): Promise<void> {
   console.log(`node ${process.version}, ${availableParallelism()} cores`);
   try {
     await benchStack(folder, layers, Number(values.rounds));
-    await benchWidth(folder, layers, Number(values.rounds), values.split);
+    for (const preset of values.widths.split(",")) {
+      await benchWidth(folder, preset, layers, Number(values.rounds), values.split);
+    }
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

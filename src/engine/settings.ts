@@ -236,6 +236,8 @@ function kernelVariantOf(read: Reader): KernelVariant | null {
 /** What a compute process may inherit: nothing that names a secret, a database or a service. */
 const inheritedVariables = [
   ...["COMPUTE_KERNELS", "OPENBLAS_CORETYPE", "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SystemRoot"],
+  // Where Node keeps compiled code: processes start in half the time.
+  "NODE_COMPILE_CACHE",
   // Which GPU, and where its driver is found.
   ...["WEBGPU_ADAPTER", "WEBGPU_SOFTWARE", "WEBGPU_MEMORY_BYTES", "LD_LIBRARY_PATH"],
   ...["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_ADD_DRIVER_FILES", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"],
