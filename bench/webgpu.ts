@@ -148,7 +148,9 @@ async function training(name: string, shape: Shape, torch: TorchPeer | null): Pr
   const weights = randomWeights(config);
   const tokens = shape.B * shape.T;
   const mine = await createWebgpuKernels();
-  const ways: Kernels[] = asked["stock"] === "1" ? [mine, stockKernels] : [mine];
+  const ways: Kernels[] = [mine];
+  if (device.features.has("shader-f16")) ways.push(await createWebgpuKernels({ f16: true }));
+  if (asked["stock"] === "1") ways.push(stockKernels);
   const times = new Map<string, number[]>(ways.map((kernels) => [kernels.name, []]));
   let share: number | null = null;
   const trainers = new Map(ways.map((kernels) => [kernels, trainerOf({ kernels, config, weights })]));

@@ -1654,12 +1654,14 @@ export interface components {
         };
         /**
          * @description `bf16`: the operands of matrix products are rounded to bfloat16 and summed in float32; weights, gradients,
-         *     moments and all else stay float32, and so does the checkpoint. Refused where the backend cannot do it:
-         *     `GET /v1/backends` says in `features` which can.
+         *     moments and all else stay float32, and so does the checkpoint. `mixed_f16`: the same with half precision, whose
+         *     range is small, so the loss is scaled: a gradient that overflows skips its update (its point of the metrics has
+         *     no `grad_norm`) and halves the scale, which doubles after 2,000 updates without overflow; kept with the
+         *     optimizer's state. Refused where the backend cannot do it: `GET /v1/backends` says in `features` which can.
          * @default f32
          * @enum {string}
          */
-        Precision: "f32" | "bf16";
+        Precision: "f32" | "bf16" | "mixed_f16";
         /**
          * @description Which tensors change; the others keep their bytes, and share them with the checkpoint trained from. `new_layers`:
          *     the layers that the last growth of the checkpoint's lineage added. `new_parameters`: all tensors that it built,

@@ -5,3 +5,9 @@ import { getBackend } from "../../src/engine/backends/index.ts";
 export async function missingGpu(): Promise<string | null> {
   return (await getBackend("webgpu").probe({ measure: true })).reason;
 }
+
+/** @returns null when training with precision mixed_f16 works here, else what is missing. */
+export async function missingHalf(): Promise<string | null> {
+  const { reason, precisions } = await getBackend("webgpu").probe({ measure: true });
+  return reason ?? precisions?.["mixed_f16"] ?? null;
+}

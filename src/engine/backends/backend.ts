@@ -10,7 +10,7 @@ import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { KernelVariant } from "../kernels/wasm/variants.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
 import type { WebgpuOptions } from "./webgpuDevice.ts";
-import type { CompareWork, EvaluateWork, FitWork, TrainWork } from "./work.ts";
+import type { CompareWork, EvaluateWork, FitWork, ReducedPrecision, TrainWork } from "./work.ts";
 
 export interface BackendProbe {
   readonly available: boolean;
@@ -24,8 +24,8 @@ export interface BackendProbe {
   readonly memoryBytes: number | null;
   /** False where `auto` passes it over although it works by name: a GPU that is the processor in disguise. */
   readonly automatic?: boolean;
-  /** Why it does not train with precision bf16, or null where it does; absent where it never does. */
-  readonly bf16Refusal?: string | null;
+  /** Precisions beside f32: why it does not train with one here, or null where it does. It never has the absent. */
+  readonly precisions?: Readonly<Partial<Record<ReducedPrecision, string | null>>>;
 }
 
 export interface ProbeOptions {

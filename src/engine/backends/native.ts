@@ -18,7 +18,7 @@ export function createNativeBackend(options: BackendOptions = {}): Backend {
     preference: 20,
     probe: nativeProbe(options),
     compute: {
-      ...{ tfjs: "wasm", kernels: "native", bf16Kernels: "native-bf16" },
+      ...{ tfjs: "wasm", kernels: "native", precisions: { bf16: "native-bf16" } as const },
       ...{ variant, threads, memoryBytes: wasmMemoryBytes() },
     },
   });
@@ -33,7 +33,7 @@ function nativeProbe(options: BackendOptions): Backend["probe"] {
       // Of the smallest memory there is: loading the library is the probe.
       const blas = await openBlas(new WebAssembly.Memory({ initial: 1 }));
       const { features, refusal } = await probeBf16();
-      return { ...wasm, features: { ...wasm.features, blas: blas.name, ...features }, bf16Refusal: refusal };
+      return { ...wasm, features: { ...wasm.features, blas: blas.name, ...features }, precisions: { bf16: refusal } };
     } catch (error) {
       return { ...wasm, available: false, reason: messageOf(error), features: {} };
     }

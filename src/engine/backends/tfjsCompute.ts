@@ -25,7 +25,7 @@ import type { TfjsBackendName } from "./tfjsRuntime.ts";
 import { activateTfjs } from "./tfjsRuntime.ts";
 import type { WebgpuOptions } from "./webgpuDevice.ts";
 import type { DeviceFaults } from "./webgpuFaults.ts";
-import type { CompareWork, EvaluateWork, FitWork, TrainWork } from "./work.ts";
+import type { CompareWork, EvaluateWork, FitWork, ReducedPrecision, TrainWork } from "./work.ts";
 
 /** What the process takes beside tensors: Node, the compiled code, the tensor that is being read or written. */
 const processBytes = 256 * 2 ** 20;
@@ -34,8 +34,8 @@ const processBytes = 256 * 2 ** 20;
 export interface TfjsCompute {
   readonly tfjs: TfjsBackendName;
   readonly kernels: KernelChoice;
-  /** Those that train with precision bf16; absent where there are none. */
-  readonly bf16Kernels?: KernelChoice;
+  /** Those that train with another precision than f32. */
+  readonly precisions?: Readonly<Partial<Record<ReducedPrecision, KernelChoice>>>;
   /** A build of the wasm kernels to insist on; null for the fastest that runs. */
   readonly variant: KernelVariant | null;
   /** Threads that a training may use. */
@@ -127,8 +127,9 @@ export async function load(compute: TfjsCompute, checkpoint: ResolvedCheckpoint)
 /** @returns what a training in its precision computes with. @throws backend_unavailable when there is no such thing */
 function withPrecision(compute: TfjsCompute, { precision = "f32" }: TrainWork): TfjsCompute {
   if (precision === "f32") return compute;
-  if (compute.bf16Kernels) return { ...compute, kernels: compute.bf16Kernels };
-  throw new CodedError("backend_unavailable", `kernels ${compute.kernels} train with precision f32 only`);
+  const kernels = compute.precisions?.[precision];
+  if (kernels) return { ...compute, kernels };
+  throw new CodedError("backend_unavailable", `kernels ${compute.kernels} do not train with precision ${precision}`);
 }
 
 /** What is left for tensors when the process itself may grow to no more than `work.memoryBytes`. */

@@ -32,7 +32,14 @@ export function createWebgpuBackend({ webgpu = defaultWebgpuOptions }: BackendOp
     preference: 30,
     probe: webgpuProbe(webgpu),
     compute: {
-      ...{ tfjs: "webgpu", kernels: "webgpu", variant: null, threads: 1, webgpu },
+      ...{
+        tfjs: "webgpu",
+        kernels: "webgpu",
+        precisions: { mixed_f16: "webgpu-f16" } as const,
+        variant: null,
+        threads: 1,
+        webgpu,
+      },
       memoryBytes: webgpu.memoryBytes ?? null,
     },
   });
@@ -77,6 +84,7 @@ function unavailable(reason: string): BackendProbe {
 function described(adapter: AdapterFacts, options: WebgpuOptions): BackendProbe {
   const { name, vendor, architecture, description, software, features, subgroups } = adapter;
   const { maxBufferBytes, maxBindingBytes, workgroupBytes } = adapter;
+  const noF16 = features.includes("shader-f16") ? null : `${name} computes with no 16-bit floats (no shader-f16)`;
   return {
     ...{ available: true, reason: null, device: name },
     automatic: !software || options.software === "auto",
@@ -84,7 +92,9 @@ function described(adapter: AdapterFacts, options: WebgpuOptions): BackendProbe 
       ...{ vendor, architecture, driver: description, software, features: features.join(" ") },
       ...{ subgroup_min_size: subgroups[0], subgroup_max_size: subgroups[1] },
       ...{ max_buffer_bytes: maxBufferBytes, max_binding_bytes: maxBindingBytes, workgroup_bytes: workgroupBytes },
+      ...(noF16 === null ? { mixed_f16: true } : { mixed_f16: false, mixed_f16_reason: noF16 }),
     },
+    precisions: { mixed_f16: noF16 === null ? null : `precision mixed_f16: ${noF16}` },
     memoryBytes: options.memoryBytes ?? (software ? Math.floor(totalmem() * memoryShare) : null),
   };
 }
@@ -97,6 +107,8 @@ function unmeasured(options: WebgpuOptions): BackendProbe {
     ...{ available: true, reason: null, device: "software adapter" },
     automatic: software === "auto",
     features: { software: true },
+    // Not known; where the adapter cannot, the job says so when it begins.
+    precisions: { mixed_f16: null },
     memoryBytes: memoryBytes ?? Math.floor(totalmem() * memoryShare),
   };
 }

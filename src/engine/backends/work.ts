@@ -29,8 +29,12 @@ export interface ScheduleSettings {
   readonly decaySteps: number;
 }
 
-/** `bf16`: operands of matrix products rounded to bfloat16, all else float32. */
-export type Precision = "f32" | "bf16";
+/**
+ * Operands of matrix products are rounded, all else is float32. `bf16`: to bfloat16; `mixed_f16`: to half precision,
+ * with a loss scale that follows what overflows.
+ */
+export type ReducedPrecision = "bf16" | "mixed_f16";
+export type Precision = "f32" | ReducedPrecision;
 
 export interface TrainWork {
   /** f32 unless given. */

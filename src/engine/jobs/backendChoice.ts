@@ -19,9 +19,9 @@ export async function probeBackends(settings: ProbeSettings): Promise<WorkerBack
   const used = known.filter(({ name }) => allowed === null || allowed.includes(name));
   return Promise.all(
     used.map(async ({ name, preference, probe }) => {
-      const { available, automatic = true, reason, device, memoryBytes, bf16Refusal } = await probe();
+      const { available, automatic = true, reason, device, memoryBytes, precisions } = await probe();
       const known = { name, preference, available, automatic, reason, device, memoryBytes };
-      return bf16Refusal === undefined ? known : { ...known, bf16Refusal };
+      return precisions === undefined ? known : { ...known, precisions };
     }),
   );
 }

@@ -4,6 +4,7 @@
  * types fit them.
  */
 import type { JsonObject } from "../../ops/manifest.ts";
+import type { Precision } from "../backends/work.ts";
 
 export type TokenizerChoice = "bytes" | { checkpoint: string };
 
@@ -52,7 +53,7 @@ export interface TrainingRequest {
   dataset: string;
   backend?: string;
   /** Of the operands of matrix products; f32 unless given. */
-  precision?: "f32" | "bf16";
+  precision?: Precision;
   tokens: number;
   batch_tokens: number;
   sequence_length: number;

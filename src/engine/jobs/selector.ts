@@ -10,6 +10,7 @@ import { CodedError } from "../../ops/errors.ts";
 import type { JsonObject } from "../../ops/manifest.ts";
 import type { QueuedJob } from "../store/jobTypes.ts";
 import type { WorkerBackend, WorkerRow } from "../store/workerTypes.ts";
+import type { ReducedPrecision } from "../backends/work.ts";
 import type { JobKind } from "./requests.ts";
 
 /** Jobs of one lane wait for each other; a growth never waits for a training. */
@@ -26,8 +27,8 @@ export interface Selector {
   /** Eighths of an octave: the job needs at most 2^(sizeClass / 8) bytes; 0 where nothing is known. */
   readonly sizeClass: number;
   readonly need: Need;
-  /** Of a training with precision bf16, which not every backend can do. */
-  readonly bf16?: true;
+  /** Of a training with another precision than f32, which not every backend can do. */
+  readonly precision?: ReducedPrecision;
 }
 
 /** What a worker can do. */
@@ -56,8 +57,12 @@ export function selectorOf({ kind, request, backend, needsBytes }: QueuedJob): S
     backend: backend ?? (typeof asked === "string" ? asked : "auto"),
     sizeClass: classOf(needsBytes),
     need,
-    ...(request["precision"] === "bf16" ? { bf16: true } : {}),
+    ...precisionOf(request["precision"]),
   };
+}
+
+function precisionOf(asked: unknown): Pick<Selector, "precision"> {
+  return asked === "bf16" || asked === "mixed_f16" ? { precision: asked } : {};
 }
 
 function needOf(kind: string, request: JsonObject): Need {
@@ -79,19 +84,22 @@ export function bytesOf({ sizeClass }: Selector): number | null {
 }
 
 /** @returns the name of the selector's queue, e.g. `compute.auto.256.nothing`. */
-export function formatSelector({ lane, backend, sizeClass, need, bf16 }: Selector): string {
-  return [lane, backend ?? "-", sizeClass, need, ...(bf16 ? ["bf16"] : [])].join(".");
+export function formatSelector({ lane, backend, sizeClass, need, precision }: Selector): string {
+  return [lane, backend ?? "-", sizeClass, need, ...(precision ? [precision] : [])].join(".");
 }
 
 /** @returns what `formatSelector` was given, or null for any other text. */
 export function parseSelector(text: string): Selector | null {
-  const match = /^(compute|prepare)\.([a-z][a-z0-9_-]*|-)\.(\d{1,4})\.(nothing|files|benchmarks)(\.bf16)?$/.exec(text);
+  const match =
+    /^(compute|prepare)\.([a-z][a-z0-9_-]*|-)\.(\d{1,4})\.(nothing|files|benchmarks)(?:\.(bf16|mixed_f16))?$/.exec(
+      text,
+    );
   if (!match) return null;
-  const [, lane, backend = "-", sizeClass, need, bf16] = match;
+  const [, lane, backend = "-", sizeClass, need, precision] = match;
   return {
     ...{ lane: lane as Lane, backend: backend === "-" ? null : backend },
     ...{ sizeClass: Number(sizeClass), need: need as Need },
-    ...(bf16 ? { bf16: true } : {}),
+    ...precisionOf(precision),
   };
 }
 
@@ -113,8 +121,8 @@ function isAsked({ backend }: Selector, { name, automatic }: WorkerBackend): boo
   return asked === name || (asked === "auto" && automatic);
 }
 
-function canCompute({ bf16 }: Selector, backend: WorkerBackend): boolean {
-  return backend.available && (!bf16 || backend.bf16Refusal === null);
+function canCompute({ precision }: Selector, backend: WorkerBackend): boolean {
+  return backend.available && (!precision || backend.precisions?.[precision] === null);
 }
 
 function hasRoom(selector: Selector, { memoryBytes }: WorkerBackend): boolean {
@@ -132,7 +140,7 @@ export function pickBackend(selector: Selector, backends: readonly WorkerBackend
   const named = backends.filter((backend) => isAsked(selector, backend));
   const large = named.filter((backend) => canCompute(selector, backend));
   if (large.length > 0) throw tooLarge(selector, large, backends);
-  const why = named.map((backend) => `${backend.name}: ${refusalOf(backend)}`).join("; ");
+  const why = named.map((backend) => `${backend.name}: ${refusalOf(selector, backend)}`).join("; ");
   throw new CodedError(
     "backend_unavailable",
     `backend ${asked} is not available: ${why || "it is not among BACKENDS"}`,
@@ -140,9 +148,9 @@ export function pickBackend(selector: Selector, backends: readonly WorkerBackend
 }
 
 /** Why a backend that does not serve does not. */
-function refusalOf({ name, available, reason, bf16Refusal }: WorkerBackend): string {
-  if (!available) return reason ?? "no reason given";
-  return bf16Refusal ?? `${name} trains with precision f32 only`;
+function refusalOf({ precision }: Selector, { name, available, reason, precisions }: WorkerBackend): string {
+  if (!available || !precision) return reason ?? "no reason given";
+  return precisions?.[precision] ?? `${name} does not train with precision ${precision}`;
 }
 
 /** @param all among which one that was not asked for may have room */

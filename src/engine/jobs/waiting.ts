@@ -26,11 +26,11 @@ export function waitingReason(job: JobRow, workers: readonly WorkerRow[], nowMs 
 /** What no living worker has. */
 function lacking(selector: Selector, needsBytes: number | null, alive: readonly WorkerRow[]): string {
   const { backend, need } = selector;
-  const { bf16, ...anyPrecision } = selector;
+  const { precision, ...anyPrecision } = selector;
   const anySize = { ...selector, sizeClass: 0 };
   const trains = (one: Selector): boolean => alive.some(({ backends }) => backendFor(one, backends));
-  if (bf16 && !trains(anySize) && trains({ ...anyPrecision, sizeClass: 0 })) {
-    return `no living worker trains with precision bf16 on backend ${backend}`;
+  if (precision && !trains(anySize) && trains({ ...anyPrecision, sizeClass: 0 })) {
+    return `no living worker trains with precision ${precision} on backend ${backend}`;
   }
   if (backend !== null && !alive.some(({ backends }) => backendFor(anySize, backends))) {
     const names = alive.flatMap(({ backends }) => backends.filter((one) => one.available).map(({ name }) => name));

@@ -10,7 +10,7 @@ import type { KernelVariant } from "./wasm/variants.ts";
 export { referenceKernels };
 
 /** `auto`: the fastest that loads without a library of the machine. The others are loaded or refused. */
-export type KernelChoice = "auto" | "reference" | "wasm-simd" | "native" | "native-bf16" | "webgpu";
+export type KernelChoice = "auto" | "reference" | "wasm-simd" | "native" | "native-bf16" | "webgpu" | "webgpu-f16";
 
 export interface LoadedKernels {
   readonly kernels: Kernels;
@@ -45,6 +45,10 @@ const fasterKernels: Readonly<Record<string, readonly { choice: KernelChoice; lo
     {
       choice: "webgpu",
       load: async () => (await import("./webgpu/createWebgpuKernels.ts")).createWebgpuKernels(),
+    },
+    {
+      choice: "webgpu-f16",
+      load: async () => (await import("./webgpu/createWebgpuKernels.ts")).createWebgpuKernels({ f16: true }),
     },
   ],
 };

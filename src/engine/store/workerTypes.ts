@@ -11,8 +11,8 @@ export interface WorkerBackend {
   readonly device: string | null;
   /** What a model and its activations may take on it; null when unknown. */
   readonly memoryBytes: number | null;
-  /** Why it does not train with precision bf16, or null where it does; absent where it never does. */
-  readonly bf16Refusal?: string | null;
+  /** Precisions beside f32: why it does not train with one here, or null where it does. It never has the absent. */
+  readonly precisions?: Readonly<Partial<Record<string, string | null>>>;
 }
 
 export interface WorkerRow {

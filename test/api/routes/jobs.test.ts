@@ -206,12 +206,14 @@ describe("jobs", () => {
     }
   });
 
-  test("precision: bf16 is refused by name on a backend that cannot", async (t) => {
+  test("precisions are refused by name on a backend that cannot", async (t) => {
     if (onWorkers) return t.skip(waitsInstead);
     const post = (change: object) => api.call("POST", "/v1/trainings", { body: training(2, change) });
-    const refused = await post({ backend: "wasm", precision: "bf16" });
-    assertProblem(refused, 422, "backend_unavailable");
-    assert.match(refused.body.detail, /wasm trains with precision f32 only/);
+    for (const precision of ["bf16", "mixed_f16"]) {
+      const refused = await post({ backend: "wasm", precision });
+      assertProblem(refused, 422, "backend_unavailable");
+      assert.match(refused.body.detail, new RegExp(`wasm does not train with precision ${precision}`));
+    }
     assertProblem(await post({ precision: "f16" }), 400, "invalid_request");
   });
 

@@ -51,7 +51,9 @@ describe("selectors", () => {
     assert.equal(named(job("training", { backend: "auto" }, { backend: "wasm" })), "compute.wasm.0.nothing");
     assert.equal(named(job("training", {}, { needsBytes: 4 * gib })), "compute.auto.256.nothing");
     assert.equal(named(job("training", { precision: "f32" })), "compute.auto.0.nothing");
-    assert.equal(named(job("training", { precision: "bf16" })), "compute.auto.0.nothing.bf16");
+    for (const precision of ["bf16", "mixed_f16"]) {
+      assert.equal(named(job("training", { precision })), `compute.auto.0.nothing.${precision}`);
+    }
     assert.equal(named(job("evaluation")), "compute.auto.0.benchmarks");
     assert.equal(named(job("growth")), "prepare.-.0.nothing");
     assert.equal(named(job("growth", { operator: "learn", params: { backend: "cpu" } })), "compute.cpu.0.nothing");
@@ -68,7 +70,7 @@ describe("selectors", () => {
       need: fc.constantFrom("nothing" as const, "files" as const, "benchmarks" as const),
     });
     fc.assert(fc.property(some, (one) => assert.deepEqual(parseSelector(formatSelector(one)), { ...one })));
-    const bf16 = { lane: "compute", backend: "native", sizeClass: 7, need: "nothing", bf16: true } as const;
+    const bf16 = { lane: "compute", backend: "native", sizeClass: 7, need: "nothing", precision: "bf16" } as const;
     assert.deepEqual(parseSelector(formatSelector(bf16)), bf16);
     for (const text of [
       "",
@@ -135,8 +137,8 @@ describe("a worker", () => {
 });
 
 describe("a training with precision bf16", () => {
-  const native = { ...backend("native", 20, 4 * gib), bf16Refusal: null };
-  const without = { ...native, bf16Refusal: "precision bf16: no oneDNN library was found" };
+  const native = { ...backend("native", 20, 4 * gib), precisions: { bf16: null } };
+  const without = { ...native, precisions: { bf16: "precision bf16: no oneDNN library was found" } };
   const asked = (request: JsonObject = {}, needsBytes = gib) =>
     selectorOf(job("training", { precision: "bf16", ...request }, { needsBytes }));
   test("goes to a backend that can, past a preferred one that cannot", () => {
@@ -151,7 +153,7 @@ describe("a training with precision bf16", () => {
     const refused = (message: RegExp) => ({ code: "backend_unavailable", message });
     assert.throws(
       pick({ backend: "wasm" }, [...cpuOnly, native]),
-      refused(/wasm: wasm trains with precision f32 only/),
+      refused(/wasm: wasm does not train with precision bf16/),
     );
     assert.throws(pick({}, [...cpuOnly, without]), refused(/native: precision bf16: no oneDNN library was found/));
     assert.throws(() => pickBackend(asked({}, 5 * gib), [...cpuOnly, native]), { code: "model_too_large" });

@@ -75,21 +75,26 @@ test("bf16: a run that was stopped ends with the bytes of one that was not", opt
   assert.deepEqual(digestsOf(rest.state), digestsOf(whole.state));
 });
 
-test("a backend without bf16 fails such a training by name instead of computing otherwise", async () => {
-  for (const name of ["wasm", "cpu"]) {
-    await assert.rejects(collect(getBackend(name).train(await workOf({ precision: "bf16" }), never)), {
-      code: "backend_unavailable",
-      message: /train with precision f32 only/,
-    });
-  }
-});
+for (const [precision, names] of [
+  ["bf16", ["wasm", "cpu"]],
+  ["mixed_f16", ["wasm", "cpu", "native"]],
+] as const) {
+  test(`a backend without ${precision} fails such a training by name instead of computing otherwise`, async () => {
+    for (const name of names) {
+      await assert.rejects(collect(getBackend(name).train(await workOf({ precision }), never)), {
+        code: "backend_unavailable",
+        message: new RegExp(`kernels .* do not train with precision ${precision}`),
+      });
+    }
+  });
+}
 
 test("the probe of native tells what bf16 is computed with, or what is missing", async (t) => {
   if ((await missingBlas()) !== null) return t.skip("native is not available here");
-  const { features, bf16Refusal } = await getBackend("native").probe();
+  const { features, precisions } = await getBackend("native").probe();
   if (missing === null) {
     assert.match(String(features["bf16"]), /^oneDNN \d/);
-    assert.equal(bf16Refusal, null);
+    assert.deepEqual(precisions, { bf16: null });
   } else {
     assert.equal(features["bf16"], false);
     assert.match(String(features["bf16_reason"]), /oneDNN|bfloat16|koffi/);

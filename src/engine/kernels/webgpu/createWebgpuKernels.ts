@@ -25,6 +25,8 @@ import { makeWritePositions } from "./writePositions.ts";
 export interface WebgpuKernelOptions {
   /** Programs to insist on; those made for the device unless given. */
   readonly family?: ProductFamily;
+  /** Operands of products are rounded to half precision, and updates scale the loss. */
+  readonly f16?: boolean;
 }
 
 /**
@@ -38,19 +40,25 @@ export async function createWebgpuKernels(options: WebgpuKernelOptions = {}): Pr
   if (family === "lanes" && own !== "lanes") {
     throw new CodedError("backend_unavailable", "kernels webgpu-lanes want subgroups of exactly 8");
   }
-  const multiply = makeMultiply(gpu, { family, f16: false });
+  const { f16 = false } = options;
+  if (f16 && !gpu.device.features.has("shader-f16")) {
+    const { device, description } = gpu.device.adapterInfo;
+    const reason = `${device || description} computes with no 16-bit floats (no shader-f16)`;
+    throw new CodedError("backend_unavailable", `precision mixed_f16: ${reason}`);
+  }
+  const multiply = makeMultiply(gpu, { family, f16 });
   return {
-    name: `webgpu-${family}`,
+    name: `webgpu-${family}${f16 ? "-f16" : ""}`,
     linear: makeLinear(gpu, multiply),
     embedding: makeEmbedding(gpu),
     rmsNorm: makeRmsNorm(gpu),
     rope: makeRope(gpu),
     causalAttention: makeCausalAttention(gpu, family),
     swiglu: makeSwiglu(gpu),
-    crossEntropy: makeCrossEntropy(gpu, multiply),
+    crossEntropy: makeCrossEntropy(gpu, multiply, f16),
     writePositions: makeWritePositions(gpu),
     adamw: makeAdamw(gpu),
     sumOfSquares: makeSumOfSquares(gpu),
-    deferred: makeDeferred(gpu, false),
+    deferred: makeDeferred(gpu, f16),
   };
 }

@@ -15,8 +15,13 @@ import { defineProgram, gridArguments, gridOf, groupIndex, groupMax, groupSum } 
 const size = 64;
 /** Logits held at once, elements, at most: 64 MiB. */
 const chunkElements = 1 << 24;
+/**
+ * The gradient of a logit lies in -1 .. 1, and most are tiny: in half precision it is multiplied by so much, which
+ * overflows never and keeps a probability of 2^-29 exact to 11 bits.
+ */
+const halfScale = 2 ** 15;
 
-/** Row `row` of a chunk: its loss, and the logits replaced by softmax - onehot where p.gradient is 1. */
+/** Row `row` of a chunk: its loss, and the logits replaced by p.gradient (softmax - onehot) where that is not 0. */
 const losses = defineProgram({
   name: "crossEntropy",
   buffers: [
@@ -28,7 +33,7 @@ const losses = defineProgram({
     ["rows", "u32"],
     ["vocab", "u32"],
     ["start", "u32"],
-    ["gradient", "u32"],
+    ["gradient", "f32"],
   ],
   body: `${groupSum(size)}
 ${groupMax(size)}
@@ -40,7 +45,7 @@ fn main(${gridArguments}) {
   let wanted = targets[p.start + row];
   if (wanted < 0) {
     if (lane == 0u) { loss[p.start + row] = 0.0; }
-    if (p.gradient == 1u) { for (var i = lane; i < p.vocab; i += ${size}u) { logits[first + i] = 0.0; } }
+    if (p.gradient != 0.0) { for (var i = lane; i < p.vocab; i += ${size}u) { logits[first + i] = 0.0; } }
     return;
   }
   var most = -3.4e38;
@@ -50,12 +55,12 @@ fn main(${gridArguments}) {
   for (var i = lane; i < p.vocab; i += ${size}u) { sum += exp(logits[first + i] - most); }
   sum = sumOfGroup(lane, sum);
   if (lane == 0u) { loss[p.start + row] = log(sum) + most - logits[first + u32(wanted)]; }
-  if (p.gradient == 0u) { return; }
+  if (p.gradient == 0.0) { return; }
   storageBarrier();
   workgroupBarrier();
   for (var i = lane; i < p.vocab; i += ${size}u) {
     let share = exp(logits[first + i] - most) / sum;
-    logits[first + i] = select(share, share - 1.0, i == u32(wanted));
+    logits[first + i] = p.gradient * select(share, share - 1.0, i == u32(wanted));
   }
 }`,
 });
@@ -77,11 +82,16 @@ fn main(@builtin(local_invocation_index) lane: u32) {
 const scaled = defineProgram({
   name: "product with a scalar",
   buffers: [{ name: "x" }, { name: "factor" }, { name: "y", write: true }],
-  numbers: [["count", "u32"]],
-  body: eachElement("p.count", "y[i] = x[i] * factor[0];"),
+  numbers: [
+    ["count", "u32"],
+    ["factor2", "f32"],
+  ],
+  body: eachElement("p.count", "y[i] = x[i] * p.factor2 * factor[0];"),
 });
 
-export function makeCrossEntropy(gpu: Gpu, multiply: Multiply): Kernels["crossEntropy"] {
+/** @param f16 whether `multiply` rounds its operands to half precision */
+export function makeCrossEntropy(gpu: Gpu, multiply: Multiply, f16: boolean): Kernels["crossEntropy"] {
+  const gradientScale = f16 ? halfScale : 1;
   return (x_RD, head_VD, targets_R) => {
     const [r, d] = x_RD.shape;
     const v = head_VD.shape[0];
@@ -101,7 +111,7 @@ export function makeCrossEntropy(gpu: Gpu, multiply: Multiply): Kernels["crossEn
           const rows = Math.min(chunk, r - start);
           const aStart = start * d;
           multiply({ form: "nt", m: rows, n: v, k: d, a: x_RD, aStart, b: head_VD, y: logits });
-          const numbers = [rows, v, start, wantGradient ? 1 : 0];
+          const numbers = [rows, v, start, wantGradient ? gradientScale : 0];
           gpu.run(losses, [targets_R, logits, loss_R], { groups: gridOf(rows), numbers });
           const [dx, dHead] = kept;
           if (!dx || !dHead) continue;
@@ -120,7 +130,7 @@ export function makeCrossEntropy(gpu: Gpu, multiply: Multiply): Kernels["crossEn
           const gradient = saved(tensors, index);
           const { size: count, shape } = gradient;
           const y = gpu.output(shape);
-          gpu.run(scaled, [gradient, dy, y], { groups: elementGrid(count), numbers: [count] });
+          gpu.run(scaled, [gradient, dy, y], { groups: elementGrid(count), numbers: [count, 1 / gradientScale] });
           return y;
         }),
     });

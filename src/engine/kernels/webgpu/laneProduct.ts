@@ -4,6 +4,7 @@
  * multiplications. A subgroup computes 16 rows times 16 columns of y and loads each operand once for 8 steps of k:
  * what all lanes need is broadcast from the lane that loaded it.
  */
+import { halfText } from "./half.ts";
 import { defineProgram, unrolled, type Program } from "./program.ts";
 import { endingName, productNumbers, type Ending, type Form } from "./product.ts";
 
@@ -21,13 +22,13 @@ export interface LaneOptions {
 
 /** @returns the program; a workgroup (x, y) computes the block at column x, row y. */
 export function laneProgram({ form, ending, f16 }: LaneOptions): Program {
-  const round = (value: string): string => (f16 ? `f32(f16(${value}))` : value);
+  const round = (value: string): string => (f16 ? `half(${value})` : value);
   return defineProgram({
     name: `product ${form} lanes${f16 ? " f16" : ""}${endingName(ending)}`,
     enable: `enable subgroups;${f16 ? " enable f16;" : ""}`,
     buffers: [{ name: "a" }, { name: "b" }, ...(ending.bias ? [{ name: "bias" }] : []), { name: "y", write: true }],
     numbers: productNumbers,
-    body: `
+    body: `${f16 ? halfText : ""}
 fn aOf(m: u32, k: u32) -> f32 {
   let row = min(m, p.m - 1u);
   return ${round(`a[p.aStart + ${form === "tn" ? "k * p.aWidth + row" : "row * p.aWidth + k"}]`)};

@@ -3,6 +3,7 @@
  * reading is all that counts. A workgroup takes a few columns of y; its lanes walk along k side by side, each adding
  * up its own share, and the shares are added in a fixed order.
  */
+import { halfText } from "./half.ts";
 import { defineProgram, gridArguments, groupIndex, unrolled, type Program } from "./program.ts";
 import { endingName, productNumbers, type Ending } from "./product.ts";
 
@@ -16,7 +17,7 @@ export const rowColumns = 4;
  * @returns the program; a `gridOf(ceil(n / rowColumns))`
  */
 export function rowProgram(size: number, ending: Ending, f16: boolean): Program {
-  const round = (value: string): string => (f16 ? `f32(f16(${value}))` : value);
+  const round = (value: string): string => (f16 ? `half(${value})` : value);
   const cells = mostRows * rowColumns;
   const result = `shares[cell]${ending.bias ? " + bias[n]" : ""}`;
   return defineProgram({
@@ -24,7 +25,7 @@ export function rowProgram(size: number, ending: Ending, f16: boolean): Program 
     enable: f16 ? "enable f16;" : "",
     buffers: [{ name: "a" }, { name: "b" }, ...(ending.bias ? [{ name: "bias" }] : []), { name: "y", write: true }],
     numbers: productNumbers,
-    body: `
+    body: `${f16 ? halfText : ""}
 var<workgroup> shares: array<f32, ${size * cells}>;
 @compute @workgroup_size(${size})
 fn main(${gridArguments}) {

@@ -6,6 +6,7 @@
  *
  * With `f16` operands are rounded to half precision on their way into workgroup memory; sums stay float32.
  */
+import { halfText } from "./half.ts";
 import { defineProgram, unrolled, type Program } from "./program.ts";
 import { productNumbers, type Ending, type Form, endingName } from "./product.ts";
 
@@ -61,13 +62,13 @@ function body({ form, tile, ending, vectors, f16 }: TileOptions): string {
   const across = columns / blockColumns;
   const vector = f16 ? "vec4h" : "vec4f";
   const fetches = Math.ceil(((rows + columns) * slabs) / 4 / invocations);
-  return `
+  return `${f16 ? halfText : ""}
 var<workgroup> slice: array<${vector}, ${((rows + columns) * depth) / 4}>;
 ${reader("a", "aStart", "aWidth", vectors)}
 ${reader("b", "bStart", "bWidth", vectors)}
 ${fetcher("fetchA", "a", form === "tn", "p.m")}
 ${fetcher("fetchB", "b", form !== "nt", "p.n")}
-${blockMovers(tile, form, vector)}
+${blockMovers(tile, form, f16 ? "half4" : "vec4f")}
 @compute @workgroup_size(${invocations})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let row = group.y * ${rows}u;
@@ -119,7 +120,7 @@ function fetcher(name: string, operand: string, isInner: boolean, size: string):
  * `fetchBlock` and `storeBlock`: block number `index` of a slice, those of A before those of B, in an order in which
  * neighbouring lanes read neighbouring memory. In workgroup memory a slice is [k, m / 4] then [k, n / 4] vectors.
  */
-function blockMovers({ rows, columns }: Tile, form: Form, vector: string): string {
+function blockMovers({ rows, columns }: Tile, form: Form, convert: string): string {
   const place = (own: number, isInner: boolean): string =>
     isInner ? `vec2u(at % ${own / 4}u, at / ${own / 4}u)` : `vec2u(at / ${slabs}u, at % ${slabs}u)`;
   const [ofA, ofB] = [(rows / 4) * slabs, (columns / 4) * slabs];
@@ -137,11 +138,11 @@ fn fetchBlock(index: u32, row: u32, column: u32, k: u32) -> mat4x4f {
 fn storeBlock(index: u32, block: mat4x4f) {
   if (index < ${ofA}u) {
     let place = placeA(index);
-    for (var i = 0u; i < 4u; i++) { slice[(place.y * 4u + i) * ${rows / 4}u + place.x] = ${vector}(block[i]); }
+    for (var i = 0u; i < 4u; i++) { slice[(place.y * 4u + i) * ${rows / 4}u + place.x] = ${convert}(block[i]); }
   } else if (index < ${ofA + ofB}u) {
     let place = placeB(index - ${ofA}u);
     for (var i = 0u; i < 4u; i++) {
-      slice[${(rows * depth) / 4}u + (place.y * 4u + i) * ${columns / 4}u + place.x] = ${vector}(block[i]);
+      slice[${(rows * depth) / 4}u + (place.y * 4u + i) * ${columns / 4}u + place.x] = ${convert}(block[i]);
     }
   }
 }`;
