@@ -1,15 +1,17 @@
 /**
- * Inference speed: `node bench/infer.ts --shapes m --rounds 5 --tokens 16 --batches 1,8 --context 128 --python
- * python3`. Prefill and decode with a key/value cache on one thread, by each engine and by PyTorch (eager, cache by
- * concatenation): all rows in one run, interleaved, medians. Decoding reads every weight once for each step, so beside
- * it stands the rate that a plain sum over the same bytes would allow, measured in the same run.
+ * Inference speed: `node bench/infer.ts --shapes s,m --rounds 5 --tokens 16 --batches 1,8 --context 128 --threads 1,2
+ * --python python3`. Prefill and decode with a key/value cache, as served models do it (`infer/teamModel.ts`), with
+ * weights in 32 bits and in 16, and by PyTorch in both precisions (eager, cache by concatenation, as Hugging Face
+ * models do): all rows in one run, interleaved, medians. Decoding reads every weight once for each step, so beside it
+ * stands the rate that a plain sum of the float32 bytes on one thread would allow, measured in the same run.
  */
 import * as tf from "@tensorflow/tfjs";
 import { activateTfjs } from "../src/engine/backends/tfjsRuntime.ts";
+import type { BatchDecoder } from "../src/engine/infer/decoder.ts";
+import { llamaDecoder } from "../src/engine/infer/loadServedModel.ts";
+import { openTeamModel } from "../src/engine/infer/teamModel.ts";
+import type { WeightSource } from "../src/engine/infer/teamModel.ts";
 import { kernelsFor } from "../src/engine/kernels/index.ts";
-import type { Kernels } from "../src/engine/kernels/kernels.ts";
-import { KvCache } from "../src/engine/model/kvCache.ts";
-import { hiddenStates, logits } from "../src/engine/model/llama.ts";
 import type { LlamaConfig } from "../src/ops/architectures/llamaConfig.ts";
 import { benchedKernels, configOf, median, optionsOf, randomWeights, shapes } from "./lib/model.ts";
 import { openTorchPeer } from "./lib/torchPeer.ts";
@@ -27,11 +29,13 @@ interface Row {
 }
 
 const options = optionsOf({
-  shapes: "m",
+  shapes: "s,m",
   rounds: "5",
   tokens: "16",
   batches: "1,8",
   context: "128",
+  threads: "1,2",
+  kernels: "wasm-relaxed256,native",
   python: "python3",
 });
 const [rounds, tokens, context] = [options["rounds"], options["tokens"], options["context"]].map(Number) as [
@@ -39,6 +43,7 @@ const [rounds, tokens, context] = [options["rounds"], options["tokens"], options
   number,
   number,
 ];
+const listOf = (name: string): number[] => options[name]!.split(",").map(Number);
 
 await activateTfjs("wasm");
 const peer = await openTorchPeer(options["python"]!);
@@ -50,31 +55,48 @@ async function measure(name: string): Promise<void> {
   const shape = shapes[name]!;
   const config = configOf(shape);
   const weights = randomWeights(config);
+  const closers: (() => void)[] = [];
   const rows: Row[] = [];
-  for (const batch of options["batches"]!.split(",").map(Number)) {
-    // Precision bf16 is for training only.
-    for (const [title, choice, variant] of benchedKernels.filter(([, choice]) => choice !== "native-bf16")) {
-      const loaded = await kernelsFor("wasm", choice, variant).catch((error: Error) =>
-        console.log(`${title}: ${error.message}`),
-      );
-      if (!loaded) continue;
-      rows.push({
-        title,
-        batch,
-        run: () => decodeRun(loaded.kernels, config, weights, batch),
-      });
+  const addRows = (title: string, run: (batch: number) => Promise<Timing>): void => {
+    for (const batch of listOf("batches")) rows.push({ title, batch, run: () => run(batch) });
+  };
+  for (const [title, choice, variant] of benchedKernels) {
+    if (!options["kernels"]!.split(",").includes(title)) continue;
+    const loaded = await kernelsFor("wasm", choice, variant).catch((error: Error) => {
+      console.log(`${title}: ${error.message}`);
+    });
+    const inference = loaded?.kernels.inference;
+    if (loaded && !inference) {
+      addRows(title, (batch) => decodeRun(llamaDecoder(config, weights, loaded.kernels), batch));
     }
-    for (const threads of peer ? [1, 2] : []) {
-      rows.push({
-        title: `PyTorch, ${threads} threads`,
-        batch,
-        async run() {
-          const { seconds, prefill } = await peer!.ask({ op: "decode", shape, batch, context, tokens, threads });
-          return { decodeSeconds: seconds!, prefillSeconds: prefill! };
-        },
+    for (const threads of inference ? listOf("threads") : []) {
+      for (const bits of [32, 16]) {
+        const team = await openTeamModel(config, sourceOf(weights, bits === 16), inference!, threads);
+        closers.push(team.close);
+        addRows(`${title}, ${bits} bits, ${threads} thr.`, (batch) => decodeRun(team.decoder, batch));
+      }
+    }
+  }
+  for (const threads of peer ? listOf("threads") : []) {
+    for (const bits of [32, 16]) {
+      addRows(`PyTorch, ${bits} bits, ${threads} thr.`, async (batch) => {
+        const asked = { op: "decode", shape, batch, context, tokens, threads, bf16: bits === 16 };
+        const { seconds, prefill } = await peer!.ask(asked);
+        return { decodeSeconds: seconds!, prefillSeconds: prefill! };
       });
     }
   }
+  await report(name, config, weights, rows);
+  for (const close of closers) close();
+  tf.dispose([...weights.values()]);
+}
+
+async function report(
+  name: string,
+  config: LlamaConfig,
+  weights: ReadonlyMap<string, tf.Tensor>,
+  rows: readonly Row[],
+): Promise<void> {
   const { kernels } = await kernelsFor("wasm", "auto");
   // The embedding gives one row a token; the head is read in whole.
   const read = [...weights].filter(([key]) => key !== "model.embed_tokens.weight").map(([, weight]) => weight);
@@ -92,46 +114,49 @@ async function measure(name: string): Promise<void> {
     }
   }
   const readSeconds = median(sums);
+  const [megabytes, ms, rate] = [bytes / 2 ** 20, readSeconds * 1e3, bytes / readSeconds / 1e9];
   console.log(
-    `\nshape ${name}: ${(bytes / 2 ** 20).toFixed(0)} MiB of weights are read in ${(readSeconds * 1e3).toFixed(2)} ms by a plain sum: ${(1 / readSeconds).toFixed(0)} steps/s, ${(bytes / readSeconds / 1e9).toFixed(1)} GB/s`,
+    `\nshape ${name}, ${config.numHiddenLayers} layers: ${megabytes.toFixed(0)} MiB of float32 weights are read in ` +
+      `${ms.toFixed(2)} ms by a plain sum: ${(1 / readSeconds).toFixed(0)} steps/s, ${rate.toFixed(1)} GB/s`,
   );
-  console.log(`  ${"".padEnd(24)}batch  decode tokens/s  of the sum's rate  prefill tokens/s (context ${context})`);
+  console.log(`  ${"".padEnd(34)}batch  decode tokens/s  of the sum's rate  prefill tokens/s (context ${context})`);
   rows.forEach(({ title, batch }, i) => {
     const step = median(timings[i]!.map(({ decodeSeconds }) => decodeSeconds));
     const prefill = median(timings[i]!.map(({ prefillSeconds }) => prefillSeconds));
     const cells = [batch.toFixed(0).padStart(5), (batch / step).toFixed(1).padStart(17)];
-    console.log(
-      `  ${title.padEnd(24)}${cells.join("")}${(readSeconds / step).toFixed(2).padStart(19)}${((batch * context) / prefill).toFixed(0).padStart(18)}`,
-    );
+    const shares = [
+      (readSeconds / step).toFixed(2).padStart(19),
+      ((batch * context) / prefill).toFixed(0).padStart(18),
+    ];
+    console.log(`  ${title.padEnd(34)}${[...cells, ...shares].join("")}`);
   });
-  tf.dispose([...weights.values()]);
+}
+
+/** The weights in float32, or cut to the bits of bfloat16: for speed it does not matter how they are rounded. */
+async function* sourceOf(weights: ReadonlyMap<string, tf.Tensor>, inHalf: boolean): WeightSource {
+  for (const [name, tensor] of weights) {
+    const values = (await tensor.data()) as Float32Array;
+    if (!inHalf || tensor.rank !== 2) yield [name, values];
+    else
+      yield [name, Uint16Array.from(new Uint32Array(values.buffer, values.byteOffset, values.length), (b) => b >>> 16)];
+  }
 }
 
 /** Prefill of each sequence, then `tokens` greedy steps of all of them together. */
-async function decodeRun(
-  kernels: Kernels,
-  config: LlamaConfig,
-  weights: ReadonlyMap<string, tf.Tensor>,
-  batch: number,
-): Promise<Timing> {
-  const caches = Array.from({ length: batch }, () => new KvCache(config.numHiddenLayers));
-  const prompt = Int32Array.from({ length: context }, (_, i) => (i * 7919) % config.vocabSize);
+async function decodeRun(decoder: BatchDecoder, batch: number): Promise<Timing> {
+  const { vocabSize } = decoder;
+  const contexts = Array.from({ length: batch }, () => decoder.start(context + tokens));
+  const prompt = Array.from({ length: context }, (_, i) => (i * 7919) % vocabSize);
   const start = performance.now();
-  for (const cache of caches) hiddenStates(kernels, config, weights, prompt, 1, context, [cache]).dispose();
+  for (const one of contexts) await decoder.step([{ context: one, ids: prompt, rows: 0 }]);
   const middle = performance.now();
-  let ids = new Int32Array(batch);
+  let ids = contexts.map(() => 0);
   for (let step = 0; step < tokens; step++) {
-    const next = tf.tidy(() =>
-      logits(kernels, config, weights, hiddenStates(kernels, config, weights, ids, batch, 1, caches)),
-    );
-    const values = (await next.data()) as Float32Array;
-    next.dispose();
-    ids = Int32Array.from({ length: batch }, (_, b) =>
-      argmax(values.subarray(b * config.vocabSize, (b + 1) * config.vocabSize)),
-    );
+    const values = await decoder.step(contexts.map((one, i) => ({ context: one, ids: [ids[i]!], rows: 1 })));
+    ids = contexts.map((_, i) => argmax(values.subarray(i * vocabSize, (i + 1) * vocabSize)));
   }
   const end = performance.now();
-  for (const cache of caches) cache.dispose();
+  for (const one of contexts) one.close();
   return { decodeSeconds: (end - middle) / 1000 / tokens, prefillSeconds: (middle - start) / 1000 };
 }
 

@@ -1,7 +1,8 @@
 /**
  * Compiles the C kernels of `src/engine/kernels/wasm/c` to the committed `kernels.simd128.wasm` and
- * its relaxed siblings, and those of `src/engine/growth/c` to `rows.wasm`: `node scripts/buildKernels.ts`. Needed only after a change of the C sources; wants clang
- * 19.1.7 and its linker (Debian 12: `apt-get install clang-19 lld-19 libclang-common-19-dev`), because another
+ * its relaxed siblings, those of `src/engine/kernels/inference/c` to `inference.*.wasm` and those of
+ * `src/engine/growth/c` to `rows.wasm`: `node scripts/buildKernels.ts`. Needed only after a change of the C sources;
+ * wants clang 19.1.7 and its linker (Debian 12: `apt-get install clang-19 lld-19 libclang-common-19-dev`), because another
  * compiler may give other bytes and a test holds the committed files to the sources.
  *
  * The kernels run on the heap of the tfjs backend, so a module with memory of its own would overwrite tensors: a
@@ -14,6 +15,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const kernelFolder = fileURLToPath(new URL("../src/engine/kernels/wasm/", import.meta.url));
+const inferenceFolder = fileURLToPath(new URL("../src/engine/kernels/inference/", import.meta.url));
 const growthFolder = fileURLToPath(new URL("../src/engine/growth/", import.meta.url));
 const rowKernelName = "rows.wasm";
 const compileTimeoutMs = 180_000;
@@ -46,6 +48,14 @@ export const kernelBuilds = {
   "kernels.relaxed256.wasm": ["-mrelaxed-simd", "-DNR=16"],
 } as const satisfies Record<string, readonly string[]>;
 
+/** The same of inference, on memory that threads share: 4 GiB at most. */
+const sharedFlags = ["-matomics", "-Wl,--shared-memory", "-Wl,--max-memory=4294967296"];
+export const inferenceBuilds = {
+  "inference.simd128.wasm": [],
+  "inference.relaxed.wasm": ["-mrelaxed-simd"],
+  "inference.relaxed256.wasm": ["-mrelaxed-simd", "-DNR=16"],
+} as const satisfies Record<string, readonly string[]>;
+
 /** @returns null when the compiler is there, else what is missing. */
 export function missingCompiler(): string | null {
   const versionOf = (program: string): string => {
@@ -64,6 +74,11 @@ export function missingCompiler(): string | null {
 /** @returns the bytes of one build, compiled from the sources as they are now. */
 export function compileKernels(name: keyof typeof kernelBuilds): Buffer {
   return compile(kernelFolder, name, kernelBuilds[name]);
+}
+
+/** @returns the bytes of one build of the kernels of inference, compiled from the sources as they are now. */
+export function compileInference(name: keyof typeof inferenceBuilds): Buffer {
+  return compile(inferenceFolder, name, [...sharedFlags, ...inferenceBuilds[name]]);
 }
 
 /** @returns the bytes of the kernel that builds rows of grown matrices, compiled from its source as it is now. */
@@ -115,6 +130,9 @@ if (import.meta.main) {
   };
   for (const name of Object.keys(kernelBuilds) as (keyof typeof kernelBuilds)[]) {
     write(join(kernelFolder, name), compileKernels(name));
+  }
+  for (const name of Object.keys(inferenceBuilds) as (keyof typeof inferenceBuilds)[]) {
+    write(join(inferenceFolder, name), compileInference(name));
   }
   write(join(growthFolder, rowKernelName), compileRowKernel());
 }

@@ -76,6 +76,7 @@ class Llama(torch.nn.Module):
         angle = torch.outer(t, 10000 ** (-steps / self.half))
         cos, sin = torch.cat((angle, angle), -1).cos(), torch.cat((angle, angle), -1).sin()
         x = self.embed(ids)
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin, None if caches is None else caches[i])
         return self.head(self.norm(x))
@@ -144,6 +145,7 @@ def train(request):
 def decode(request):
     shape, batch, context, tokens = (request[name] for name in ("shape", "batch", "context", "tokens"))
     model, _, _ = model_of(shape)
+    model.to(torch.bfloat16 if request.get("bf16") else torch.float32)
     caches = [[] for _ in range(shape["L"])]
     start = time.perf_counter()
     model(torch.randint(0, shape["V"], (batch, context)), 0, caches)

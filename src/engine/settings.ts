@@ -190,7 +190,7 @@ function parseCompute(read: Reader) {
     computeConcurrency: read.integer("COMPUTE_CONCURRENCY", 1, 1, 64),
     prepareConcurrency: read.integer("PREPARE_CONCURRENCY", 2, 1, 64),
     computeMemoryBytes: read.integer("COMPUTE_MEMORY_BYTES", threeQuarters, 128 * 2 ** 20, 2 ** 50),
-    computeThreads: read.integer("COMPUTE_THREADS", availableParallelism(), 1, 1_024),
+    computeThreads: threadsOf(read),
     computeKernels: kernelVariantOf(read),
     webgpu: webgpuOptionsOf(read),
     computeSilenceMs: read.integer("COMPUTE_SILENCE_SECONDS", 600, 1, 86_400) * 1000,
@@ -210,13 +210,13 @@ export function readSettings(overrides: Environment = {}): Settings {
 }
 
 /** What a compute process computes with. @throws invalid_request */
-export function readKernelVariant(): KernelVariant | null {
-  return kernelVariantOf(reader(process.env));
+export function readComputeOptions(): { variant: KernelVariant | null; threads: number; webgpu: WebgpuOptions } {
+  const read = reader(process.env);
+  return { variant: kernelVariantOf(read), threads: threadsOf(read), webgpu: webgpuOptionsOf(read) };
 }
 
-/** Which GPU a compute process uses. @throws invalid_request */
-export function readWebgpuOptions(): WebgpuOptions {
-  return webgpuOptionsOf(reader(process.env));
+function threadsOf(read: Reader): number {
+  return read.integer("COMPUTE_THREADS", availableParallelism(), 1, 1_024);
 }
 
 function webgpuOptionsOf(read: Reader): WebgpuOptions {
@@ -235,7 +235,8 @@ function kernelVariantOf(read: Reader): KernelVariant | null {
 
 /** What a compute process may inherit: nothing that names a secret, a database or a service. */
 const inheritedVariables = [
-  ...["COMPUTE_KERNELS", "OPENBLAS_CORETYPE", "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SystemRoot"],
+  ...["COMPUTE_KERNELS", "COMPUTE_THREADS", "OPENBLAS_CORETYPE"],
+  ...["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SystemRoot"],
   // Where Node keeps compiled code: processes start in half the time.
   "NODE_COMPILE_CACHE",
   // Which GPU, and where its driver is found.

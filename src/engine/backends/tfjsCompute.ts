@@ -121,7 +121,7 @@ export async function* runComparison(
 export async function load(compute: TfjsCompute, checkpoint: ResolvedCheckpoint): Promise<ServedModel> {
   checkFits(compute, checkpoint.manifest);
   const { kernels, faults } = await start(compute);
-  return guardModel(faults, await loadServedModel(checkpoint, kernels));
+  return guardModel(faults, await loadServedModel(checkpoint, kernels, compute.threads));
 }
 
 /** @returns what a training in its precision computes with. @throws backend_unavailable when there is no such thing */

@@ -18,19 +18,27 @@ import type { BatchDecoder, Context, StepPart } from "./decoder.ts";
 import { generate } from "./generate.ts";
 import { score } from "./score.ts";
 import type { ServedModel } from "./servedModel.ts";
+import { openTeamModel, weightsOf } from "./teamModel.ts";
+import type { TeamModel } from "./teamModel.ts";
 
 /** Steps remembered for whoever asks. */
 const maxStepsKept = 1000;
 
 /**
- * Loads the weights as float32 tensors of the active backend.
+ * @param threads that may compute it, where the kernels know how
  * @throws checkpoint_missing_file, checkpoint_corrupt, source_changed
  */
-export async function loadServedModel(checkpoint: ResolvedCheckpoint, kernels: Kernels): Promise<ServedModel> {
+export async function loadServedModel(
+  checkpoint: ResolvedCheckpoint,
+  kernels: Kernels,
+  threads = 1,
+): Promise<ServedModel> {
   const { config } = checkpoint.manifest;
-  const weights = await loadWeights(checkpoint);
+  const model = kernels.inference
+    ? await openTeamModel(config, weightsOf(checkpoint), kernels.inference, threads)
+    : await openTfjsModel(checkpoint, kernels);
+  const { decoder: batchDecoder } = model;
   let made: StepStats[] = [];
-  const batchDecoder = llamaDecoder(config, weights, kernels);
   const decoder = batching(batchDecoder, (step) => {
     if (made.length < maxStepsKept) made.push(step);
   });
@@ -38,7 +46,7 @@ export async function loadServedModel(checkpoint: ResolvedCheckpoint, kernels: K
   return {
     maxLength: decoder.maxLength,
     vocabSize: decoder.vocabSize,
-    memoryBytes: [...weights.values()].reduce((sum, tensor) => sum + 4 * tensor.size, 0),
+    memoryBytes: model.memoryBytes,
     generate: (request, signal) => generate(decoder, request, signal),
     score: (requests, signal) => score(batchDecoder, requests, signal),
     takeSteps() {
@@ -47,9 +55,19 @@ export async function loadServedModel(checkpoint: ResolvedCheckpoint, kernels: K
       return taken;
     },
     close() {
-      if (open) disposeWeights(weights);
+      if (open) model.close();
       open = false;
     },
+  };
+}
+
+/** The model as tensors of the active tfjs backend, in float32. */
+async function openTfjsModel(checkpoint: ResolvedCheckpoint, kernels: Kernels): Promise<TeamModel> {
+  const weights = await loadWeights(checkpoint);
+  return {
+    decoder: llamaDecoder(checkpoint.manifest.config, weights, kernels),
+    memoryBytes: [...weights.values()].reduce((sum, tensor) => sum + 4 * tensor.size, 0),
+    close: () => disposeWeights(weights),
   };
 }
 

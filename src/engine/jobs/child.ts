@@ -6,7 +6,7 @@
 import { toErrorRecord, CodedError } from "../../ops/errors.ts";
 import type { WorkEvent } from "../../ops/events.ts";
 import { aliveEveryMs, maxEventsAhead, type FromChild, type ToChild } from "./computeProtocol.ts";
-import { readKernelVariant, readWebgpuOptions } from "../settings.ts";
+import { readComputeOptions } from "../settings.ts";
 import { performWork } from "./performWork.ts";
 
 function send(message: FromChild): Promise<void> {
@@ -47,7 +47,8 @@ async function run(
 ): Promise<void> {
   const alive = setInterval(() => void send({ type: "alive", rssBytes: process.memoryUsage.rss() }), aliveEveryMs);
   try {
-    const options = { threads, kernels: readKernelVariant(), webgpu: readWebgpuOptions(), signal };
+    const { variant, webgpu } = readComputeOptions();
+    const options = { threads, kernels: variant, webgpu, signal };
     for await (const event of performWork(request, options)) await emit(event);
     await send({ type: "done" });
   } catch (error) {

@@ -9,6 +9,7 @@
  */
 import type * as tf from "@tensorflow/tfjs";
 import type { DeferredUpdates } from "./deferred.ts";
+import type { KernelVariant } from "./wasm/variants.ts";
 
 /** cos and sin of the rotary angle for each position and frequency; [T, H/2] each, not differentiated. */
 export interface RopeTables {
@@ -66,6 +67,13 @@ export interface AdamwStep {
   readonly gradScale: number;
   /** Number of this update, from 1; for bias correction. */
   readonly step: number;
+}
+
+/** The build of `inference/` that gives a row the bytes of these kernels. */
+export interface InferenceKernels {
+  readonly variant: KernelVariant;
+  /** Products of many rows by the machine's BLAS, where it gives the same numbers. */
+  readonly blas: boolean;
 }
 
 export interface Kernels {
@@ -135,6 +143,9 @@ export interface Kernels {
     sequences: readonly CachedRows[],
     shape: BlockShape,
   ): void;
+
+  /** Generation and scoring go beside tfjs, on memory that threads share; absent where there is no such thing. */
+  readonly inference?: InferenceKernels;
 
   /** One AdamW update, in place on the three variables (`m` and `v`: first and second moments). */
   adamw(weight: tf.Variable, grad: tf.Tensor, m: tf.Variable, v: tf.Variable, step: AdamwStep): void;

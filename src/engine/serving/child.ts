@@ -3,15 +3,12 @@
  * It wires the channel to `modelServer.ts` and the backends; all it knows comes by message.
  */
 import { chooseBackend } from "../backends/index.ts";
-import { readKernelVariant, readWebgpuOptions } from "../settings.ts";
+import { readComputeOptions } from "../settings.ts";
 import { createModelServer } from "./modelServer.ts";
 
 const server = createModelServer({
   async load(checkpoint, allowed) {
-    const backend = await chooseBackend("auto", allowed, {
-      variant: readKernelVariant(),
-      webgpu: readWebgpuOptions(),
-    });
+    const backend = await chooseBackend("auto", allowed, readComputeOptions());
     return backend.load(checkpoint);
   },
   // A channel that closed while a message was on its way is noticed by `disconnect`.

@@ -9,7 +9,6 @@ import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
 import { loadServedModel } from "../../../src/engine/infer/loadServedModel.ts";
 import type { GenerateEvent, GenerateRequest, ServedModel } from "../../../src/engine/infer/servedModel.ts";
 import { kernelsFor } from "../../../src/engine/kernels/index.ts";
-import type { Kernels } from "../../../src/engine/kernels/kernels.ts";
 import { missingBlas } from "../../helpers/blas.ts";
 import { tinyCheckpoint } from "../../helpers/tinyCheckpoint.ts";
 
@@ -49,19 +48,23 @@ const requests = Array.from({ length: 14 }, (_, i): GenerateRequest => {
   };
 });
 
-for (const [name, load, skip] of [
-  ["wasm", () => kernelsFor("wasm", "wasm-simd"), null],
-  ["native", () => kernelsFor("wasm", "native"), missing],
+/** @returns how many sequences were in one step at most since the last question. */
+const mostSequences = (model: ServedModel): number =>
+  (model.takeSteps?.() ?? []).reduce((most, { sequences }) => Math.max(most, sequences), 0);
+
+for (const [name, load, threads, skip] of [
+  ["wasm", () => kernelsFor("wasm", "wasm-simd"), 1, null],
+  ["wasm, three threads", () => kernelsFor("wasm", "wasm-simd"), 3, null],
+  ["native, two threads", () => kernelsFor("wasm", "native"), 2, missing],
 ] as const) {
   test(`${name}: a request gets the same bits alone and in any company`, { skip: skip ?? false }, async () => {
     await activateTfjs("wasm");
     const { kernels } = await load();
-    const used = counting(kernels);
-    const model = await loadServedModel(wide.checkpoint, used.kernels);
+    const model = await loadServedModel(wide.checkpoint, kernels, threads);
     const numTensors = tf.memory().numTensors;
     const alone: GenerateEvent[][] = [];
     for (const request of requests) alone.push(await eventsOf(model, request));
-    const mostAlone = used.mostSequences();
+    const mostAlone = mostSequences(model);
     for (const order of [1, 5]) {
       const together = await Promise.all(
         requests.map(async (_, i) => {
@@ -75,25 +78,9 @@ for (const [name, load, skip] of [
       for (const [which, events] of together) assert.deepStrictEqual(events, alone[which], `request ${which}`);
     }
     assert.equal(mostAlone, 1);
-    assert.ok(used.mostSequences() > 8, `at most ${used.mostSequences()} sequences were in one step`);
+    const mostTogether = mostSequences(model);
+    assert.ok(mostTogether > 8, `at most ${mostTogether} sequences were in one step`);
     assert.equal(tf.memory().numTensors, numTensors, "no tensor is left behind");
     model.close();
   });
-}
-
-/** @returns the kernels, and how many sequences were in one step at most */
-function counting(kernels: Kernels): { kernels: Kernels; mostSequences(): number } {
-  let most = 0;
-  const { cachedBlock } = kernels;
-  assert.ok(cachedBlock, "these kernels compute a layer for all sequences of a step in one call");
-  return {
-    mostSequences: () => most,
-    kernels: {
-      ...kernels,
-      cachedBlock(x, weights, tables, sequences, shape) {
-        most = Math.max(most, sequences.length);
-        cachedBlock(x, weights, tables, sequences, shape);
-      },
-    },
-  };
 }

@@ -100,7 +100,7 @@ for (const [name, tfjs, choice, skip] of backends) {
     before(async () => {
       await activateTfjs(tfjs);
       ({ kernels } = await kernelsFor(tfjs, choice));
-      model = await loadServedModel(wide.checkpoint, kernels);
+      model = await loadServedModel(wide.checkpoint, kernels, 2);
       together = await model.score(own, signal);
       measured.set(name, together);
     });

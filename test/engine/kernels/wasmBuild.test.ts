@@ -7,26 +7,36 @@ import { createWasmKernels } from "../../../src/engine/kernels/wasm/createWasmKe
 import type { KernelVariant } from "../../../src/engine/kernels/wasm/variants.ts";
 import { candidateVariants, kernelVariants, variantRuns } from "../../../src/engine/kernels/wasm/variants.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
-import { compileKernels, kernelBuilds, missingCompiler } from "../../../scripts/buildKernels.ts";
+import {
+  compileInference,
+  compileKernels,
+  inferenceBuilds,
+  kernelBuilds,
+  missingCompiler,
+} from "../../../scripts/buildKernels.ts";
 
 const missing = missingCompiler();
-const folder = new URL("../../../src/engine/kernels/wasm/", import.meta.url);
+const folder = new URL("../../../src/engine/kernels/", import.meta.url);
 
-for (const name of Object.keys(kernelBuilds) as (keyof typeof kernelBuilds)[]) {
-  test(
-    `${name}: compiling the sources gives the committed bytes`,
-    {
-      skip: missing ?? false,
-    },
-    async () => {
-      const committed = await readFile(new URL(name, folder));
-      assert.ok(compileKernels(name).equals(committed), "run node scripts/buildKernels.ts");
-    },
-  );
+type Build = [path: string, compile: () => Buffer];
+const builds = [
+  ...Object.keys(kernelBuilds).map((name): Build => {
+    return [`wasm/${name}`, () => compileKernels(name as keyof typeof kernelBuilds)];
+  }),
+  ...Object.keys(inferenceBuilds).map((name): Build => {
+    return [`inference/${name}`, () => compileInference(name as keyof typeof inferenceBuilds)];
+  }),
+];
+for (const [path, compile] of builds) {
+  test(`${path}: compiling the sources gives the committed bytes`, { skip: missing ?? false }, async () => {
+    const committed = await readFile(new URL(path, folder));
+    assert.ok(compile().equals(committed), "run node scripts/buildKernels.ts");
+  });
 }
 
 test("there is one build for each variant, and each that can be chosen loads under its name", async () => {
   assert.deepEqual(Object.keys(kernelBuilds).sort(), kernelVariants.map((v) => `kernels.${v}.wasm`).sort());
+  assert.deepEqual(Object.keys(inferenceBuilds).sort(), kernelVariants.map((v) => `inference.${v}.wasm`).sort());
   await activateTfjs("wasm");
   for (const variant of kernelVariants.filter(variantRuns)) {
     assert.equal((await createWasmKernels({ variant })).name, `wasm-${variant}`);

@@ -71,7 +71,7 @@ export function roundingBlas(heap: KernelHeap, c: KernelFunctions, products: Bla
   const rounded = new Rounded(heap, c);
   return {
     name: products.name,
-    multiply(m, n, k, a, b, at, accumulate) {
+    multiply(m, n, k, a, b, at, accumulate, strideC) {
       const [left, right] = rounded.of([
         [a.at, m * k],
         [b.at, k * n],
@@ -80,7 +80,7 @@ export function roundingBlas(heap: KernelHeap, c: KernelFunctions, products: Bla
         { ...a, at: left },
         { ...b, at: right },
       ] as const;
-      products.multiply(m, n, k, ...operands, at, accumulate);
+      products.multiply(m, n, k, ...operands, at, accumulate, strideC);
     },
   };
 }

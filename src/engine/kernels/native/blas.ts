@@ -25,9 +25,11 @@ export interface Blas {
   readonly name: string;
   /**
    * C[m,n] = op(A)[m,k] op(B)[k,n], added to what is there when `accumulate`; all float32, C
-   * without gaps between its rows. What C held is not read otherwise.
+   * without gaps between its rows unless `strideC` says so. What C held is not read otherwise.
    */
-  multiply(m: number, n: number, k: number, a: Operand, b: Operand, c: number, accumulate: boolean): void;
+  multiply(
+    ...args: [m: number, n: number, k: number, a: Operand, b: Operand, c: number, accumulate: boolean, strideC?: number]
+  ): void;
 }
 
 type Cblas = (...values: (number | Uint8Array)[]) => void;
@@ -66,14 +68,14 @@ export async function openBlas(
   ) as Cblas;
   return {
     name: describe(file, handle),
-    multiply(m, n, k, a, b, c, accumulate) {
+    multiply(m, n, k, a, b, c, accumulate, strideC = n) {
       if (m === 0 || n === 0) return;
       // Views are made anew: the memory may have grown since. A column more or less does not matter to BLAS.
       const view = (at: number): Uint8Array => new Uint8Array(memory.buffer, at);
       const orders = [a, b].map((operand) => (operand.transposed ? transposed : asIs)) as [number, number];
       const [lda, ldb] = [a.stride ?? (a.transposed ? m : k), b.stride ?? (b.transposed ? k : n)];
       const beta = accumulate ? 1 : 0;
-      sgemm(rowMajor, ...orders, m, n, k, 1, view(a.at), lda, view(b.at), ldb, beta, view(c), n);
+      sgemm(rowMajor, ...orders, m, n, k, 1, view(a.at), lda, view(b.at), ldb, beta, view(c), strideC);
     },
   };
 }

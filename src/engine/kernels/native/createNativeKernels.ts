@@ -46,6 +46,7 @@ export function withBlas({ kernels, heap, functions }: WasmKernels, blas: Blas):
   return {
     ...kernels,
     name: `native (${blas.name}, ${kernels.name})`,
+    ...(kernels.inference ? { inference: { ...kernels.inference, blas: true } } : {}),
     linear: makeLinear(heap, functions, products),
     cachedBlock: makeCachedBlock(heap, functions, products),
     crossEntropy: makeCrossEntropy(heap, functions, blasCrossEntropy(heap, functions, blas)),

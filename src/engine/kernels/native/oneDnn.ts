@@ -55,13 +55,13 @@ export async function openOneDnn(
   const [asIs, transposed] = ["N", "T"].map((letter) => letter.charCodeAt(0)) as [number, number];
   return {
     name: `oneDNN ${version} ${(isa & amxIsa) === amxIsa ? "AMX" : "AVX512_BF16"}`,
-    multiply(m, n, k, a, b, c, accumulate) {
+    multiply(m, n, k, a, b, c, accumulate, strideC = n) {
       if (m === 0 || n === 0) return;
       const view = (at: number): Uint8Array => new Uint8Array(memory.buffer, at);
       const orders = [a, b].map((operand) => (operand.transposed ? transposed : asIs)) as [number, number];
       const [lda, ldb] = [a.stride ?? (a.transposed ? m : k), b.stride ?? (b.transposed ? k : n)];
       const beta = accumulate ? 1 : 0;
-      const status = gemm(...orders, m, n, k, 1, view(a.at), lda, view(b.at), ldb, beta, view(c), n);
+      const status = gemm(...orders, m, n, k, 1, view(a.at), lda, view(b.at), ldb, beta, view(c), strideC);
       if (status !== success) throw new CodedError("internal", `oneDNN's product ${m} x ${n} x ${k} gave ${status}`);
     },
   };

@@ -57,7 +57,8 @@ export async function createWasmKernels(options: WasmKernelOptions = {}): Promis
 export async function openWasmKernels(options: WasmKernelOptions = {}): Promise<WasmKernels> {
   const heap = new KernelHeap();
   const [variant, c] = await chooseKernels(heap, options.variant);
-  return { kernels: kernelsOn(heap, c, `wasm-${variant}`), heap, functions: c };
+  const kernels = { ...kernelsOn(heap, c, `wasm-${variant}`), inference: { variant, blas: false } };
+  return { kernels, heap, functions: c };
 }
 
 /** @returns the kernels that call `c`, which may be wrapped: that is how the bench measures their shares. */

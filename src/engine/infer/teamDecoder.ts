@@ -1,0 +1,165 @@
+/**
+ * `BatchDecoder` on shared memory: contexts are lists of pages of the keys and values of all layers, taken when they
+ * are needed; a step is written down as a plan and run by all threads of the team.
+ */
+import { invariant } from "../../ops/errors.ts";
+import type { LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
+import type { SharedHeap } from "../kernels/inference/sharedHeap.ts";
+import { ropeAngles } from "../model/ropeTables.ts";
+import type { StepPlaces, TeamLlama, TeamThread } from "../model/teamLlama.ts";
+import { layerPageBytes, paneled, placesOf, runTeamStep } from "../model/teamLlama.ts";
+import type { BatchDecoder, Context, StepPart } from "./decoder.ts";
+import { maxStepTokens } from "./decoder.ts";
+import type { StepRoom } from "./teamPlan.ts";
+import { planWords, stepOf, writePlan } from "./teamPlan.ts";
+
+/** Keys and values of one sequence. */
+class PagedContext implements Context {
+  readonly #heap: SharedHeap;
+  readonly #pageBytes: number;
+  readonly #positions: number;
+  readonly #mostPages: number;
+  #pages: number[] = [];
+  /** Address of the addresses of the pages; 0 when it is closed. */
+  table: number;
+  length = 0;
+
+  constructor(heap: SharedHeap, pageBytes: number, positions: number, capacity: number) {
+    this.#heap = heap;
+    this.#pageBytes = pageBytes;
+    this.#positions = positions;
+    this.#mostPages = Math.ceil(capacity / positions);
+    this.table = heap.take(4 * this.#mostPages);
+  }
+
+  /** Makes room for positions up to `length`. @throws out_of_memory */
+  reserve(length: number): void {
+    invariant(this.table !== 0, "a context that is closed takes part in a step");
+    const wanted = Math.ceil(length / this.#positions);
+    invariant(wanted <= this.#mostPages, `${length} positions in a context of ${this.#mostPages} pages`);
+    while (this.#pages.length < wanted) {
+      const page = this.#heap.take(this.#pageBytes);
+      new Uint32Array(this.#heap.memory.buffer, this.table, this.#mostPages)[this.#pages.length] = page;
+      this.#pages.push(page);
+    }
+  }
+
+  truncate(length: number): void {
+    const isWithin = length >= 0 && length <= this.length;
+    invariant(isWithin, `cannot cut ${this.length} positions to ${length}`);
+    this.length = length;
+  }
+
+  close(): void {
+    if (this.table === 0) return;
+    for (const page of this.#pages) this.#heap.give(page);
+    this.#heap.give(this.table);
+    this.#pages = [];
+    this.table = 0;
+  }
+}
+
+/**
+ * @param plan address of `planWords` words
+ * @returns a decoder over a model that it does not own
+ */
+export function teamDecoder(
+  config: LlamaConfig,
+  heap: SharedHeap,
+  thread: TeamThread,
+  model: TeamLlama,
+  plan: number,
+): BatchDecoder {
+  const pageBytes = config.numHiddenLayers * layerPageBytes(thread.c, model);
+  const words = new Int32Array(heap.memory.buffer, plan, planWords);
+  const rooms = new StepRooms(heap, model);
+  return {
+    maxLength: config.maxPositionEmbeddings,
+    vocabSize: config.vocabSize,
+    start: (capacity) => new PagedContext(heap, pageBytes, thread.c.page_positions(), capacity),
+    async step(parts) {
+      const ids = Int32Array.from(parts.flatMap((part) => part.ids));
+      const wanted = Int32Array.from(wantedRows(parts));
+      const sequences = parts.map(({ context, ids: { length: rows } }) => {
+        invariant(context instanceof PagedContext, "a step names a context that this decoder did not start");
+        context.reserve(context.length + rows);
+        return { rows, offset: context.length, pages: context.table };
+      });
+      const room = rooms.for(ids.length, wanted.length);
+      const { places } = placesOf(model, room.rows, room.at, room.logitsAt);
+      writeAngles(config, heap, places, sequences);
+      const step = { ids, wanted, sequences, room, memoryBytes: heap.memory.buffer.byteLength };
+      let firstPhase = 0;
+      const write = (phase: number): void => writePlan(words, { ...step, firstPhase: (firstPhase = phase) });
+      thread.member.lead(write, () => runTeamStep(thread, model, stepOf(model, { ...step, firstPhase })));
+      for (const { context, ids: added } of parts) (context as PagedContext).length += added.length;
+      return readLogits(heap, places, wanted.length, config.vocabSize);
+    },
+  };
+}
+
+/** Room for what steps write; it is made anew when a step is larger than all before. */
+class StepRooms {
+  readonly #heap: SharedHeap;
+  readonly #model: TeamLlama;
+  #room: StepRoom = { rows: 0, at: 0, logitsAt: 0 };
+  #logitRows = 0;
+
+  constructor(heap: SharedHeap, model: TeamLlama) {
+    this.#heap = heap;
+    this.#model = model;
+  }
+
+  for(rows: number, logitRows: number): StepRoom {
+    if (rows > this.#room.rows) {
+      if (this.#room.at !== 0) this.#heap.give(this.#room.at);
+      const most = Math.ceil(rows / maxStepTokens) * maxStepTokens;
+      this.#room = { ...this.#room, rows: 0, at: 0 };
+      this.#room = { ...this.#room, at: this.#heap.take(placesOf(this.#model, most, 0, 0).end), rows: most };
+    }
+    if (logitRows > this.#logitRows) {
+      if (this.#room.logitsAt !== 0) this.#heap.give(this.#room.logitsAt);
+      this.#room = { ...this.#room, logitsAt: 0 };
+      this.#logitRows = 0;
+      const logitsAt = this.#heap.take(logitRows * paneled(this.#model.head.outputs) * 4);
+      this.#room = { ...this.#room, logitsAt };
+      this.#logitRows = logitRows;
+    }
+    return this.#room;
+  }
+}
+
+function writeAngles(
+  config: LlamaConfig,
+  heap: SharedHeap,
+  { cos, sin }: StepPlaces,
+  sequences: readonly { readonly rows: number; readonly offset: number }[],
+): void {
+  let first = 0;
+  for (const { rows, offset } of sequences) {
+    const angles = ropeAngles(config, offset, rows);
+    const { buffer } = heap.memory;
+    new Float32Array(buffer, cos.at + first * cos.stride * 4, rows * cos.stride).set(angles.cos);
+    new Float32Array(buffer, sin.at + first * sin.stride * 4, rows * sin.stride).set(angles.sin);
+    first += rows;
+  }
+}
+
+/** @returns the wanted rows without the padding of the last panel, in memory of their own. */
+function readLogits(heap: SharedHeap, { logits }: StepPlaces, rows: number, vocabSize: number): Float32Array {
+  const values = new Float32Array(rows * vocabSize);
+  for (let row = 0; row < rows; row++) {
+    const from = new Float32Array(heap.memory.buffer, logits.at + row * logits.stride * 4, vocabSize);
+    values.set(from, row * vocabSize);
+  }
+  return values;
+}
+
+/** @returns the rows of a step whose logits are wanted: the last of each part. */
+function wantedRows(parts: readonly StepPart[]): number[] {
+  let end = 0;
+  return parts.flatMap(({ ids, rows }) => {
+    end += ids.length;
+    return Array.from({ length: rows }, (_, i) => end - rows + i);
+  });
+}

@@ -1,0 +1,50 @@
+/**
+ * ENTRY of a helper thread of a served model (a `worker_threads` worker): takes its parts of every step until it is
+ * ended. It answers nothing: what it computes lies in the shared memory.
+ */
+import { parentPort, workerData } from "node:worker_threads";
+import { toErrorRecord } from "../../ops/errors.ts";
+import { loadInferenceKernels } from "../kernels/inference/module.ts";
+import { PanelProducts } from "../kernels/inference/panels.ts";
+import { TeamMember, controlWords } from "../kernels/inference/team.ts";
+import { openBlas } from "../kernels/native/blas.ts";
+import type { KernelVariant } from "../kernels/wasm/variants.ts";
+import type { TeamLlama } from "../model/teamLlama.ts";
+import { runTeamStep } from "../model/teamLlama.ts";
+import { planWords, readPlan, stepOf } from "./teamPlan.ts";
+
+/** Given to a helper thread. */
+export interface TeamThreadData {
+  readonly memory: WebAssembly.Memory;
+  readonly variant: KernelVariant;
+  /** Whether products of many rows go to the machine's BLAS. */
+  readonly blas: boolean;
+  readonly threads: number;
+  readonly model: TeamLlama;
+  /** Addresses: the team's control words, the plan, and scratch of this thread's own for products and attention. */
+  readonly control: number;
+  readonly plan: number;
+  readonly productScratch: number;
+  readonly attentionScratch: number;
+}
+
+async function start(): Promise<void> {
+  const { memory, variant, blas, threads, model, ...at } = workerData as TeamThreadData;
+  const c = await loadInferenceKernels(variant, memory);
+  const products = new PanelProducts(c, blas ? await openBlas(memory) : null, at.productScratch);
+  const member = new TeamMember(new Int32Array(memory.buffer, at.control, controlWords), threads);
+  const plan = new Int32Array(memory.buffer, at.plan, planWords);
+  const thread = { member, threads, c, products, scratch: at.attentionScratch };
+  parentPort?.postMessage({ type: "ready" });
+  member.follow(
+    () => readPlan(plan),
+    ({ firstPhase }) => firstPhase,
+    (step) => {
+      // Another thread made the memory grow; V8 tells this one between two turns of a loop.
+      while (memory.buffer.byteLength < step.memoryBytes);
+      runTeamStep(thread, model, stepOf(model, step));
+    },
+  );
+}
+
+await start().catch((error: unknown) => parentPort?.postMessage({ type: "failed", error: toErrorRecord(error) }));

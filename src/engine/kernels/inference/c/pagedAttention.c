@@ -1,0 +1,149 @@
+/*
+ * causalAttention over a cache of pages: PAGE positions each, where the keys of one head lie side by side, and its
+ * values, so that a head's past is read in order. A page of a sequence holds all layers; `layer` is the place of this
+ * one in it, in bytes: keys [K, PAGE, H], then values [K, PAGE, H]. A page is a block of keys of attention.h, and the
+ * steps and their order are those of attentionForward.c and attentionDecode.c, so a query has the same bytes.
+ *
+ * One call does one key/value head of one sequence: turns (rope) its new keys and the queries that share it, puts keys
+ * and values in their pages, and attends.
+ */
+#include "../../wasm/c/attention.h"
+#include "../../wasm/c/direct.h"
+#include "../../wasm/c/pack.h"
+
+#define PAGE KEYS
+/* Queries up to which each goes by itself; more are packed. The bytes are the same. */
+#define DECODE_ROWS 4
+
+EXPORT(page_positions) int pagePositions(void) { return PAGE; }
+
+/* Floats of scratch for paged_attention of `t` rows, `heads` query heads to a key/value head. */
+EXPORT(paged_attention_scratch_floats) int pagedAttentionScratchFloats(int t, int heads, int h) {
+  return 2 * KEYS * h + KEYS * roundUp(h, NR) + heads * KEYS + QUERIES * KEYS + MR * KEYS + MR * NR + 2 * heads * t;
+}
+
+/* Rotary embedding of one head, half-rotation layout, as rope.c does it; `y` may be `x`. */
+INLINE void turn(const float *x, const float *cos, const float *sin, float *y, int h) {
+  int half = h / 2;
+  for (int i = 0; i < half; i += 4) {
+    int part = minInt(half - i, 4);
+    v128_t x1 = loadPart(x + i, part), x2 = loadPart(x + half + i, part);
+    v128_t cosine = loadPart(cos + i, part), sine = loadPart(sin + i, part);
+    storePart(y + i, MADD(wasm_f32x4_neg(x2), sine, MUL(x1, cosine)), part);
+    storePart(y + half + i, MADD(x1, sine, MUL(x2, cosine)), part);
+  }
+}
+
+typedef struct {
+  const uint32_t *pages;
+  int keys, values; /* places of this head's keys and values in a page, in bytes */
+} Past;
+
+INLINE const float *keysOf(Past p, int block) { return (const float *)(p.pages[block] + p.keys); }
+INLINE const float *valuesOf(Past p, int block) { return (const float *)(p.pages[block] + p.values); }
+
+/* One query position of all heads of the group; q and out [heads, h]. */
+INLINE void attendOne(Exp e, Past past, int heads, int h, int seen, const float *q, float *out, float *scratch) {
+  float *scores = scratch, *max = scores + heads * KEYS, *sum = max + heads;
+  float scale = 1.0f / __builtin_sqrtf((float)h);
+  for (int g = 0; g < heads; g++) max[g] = NEG_INFINITY, sum[g] = 0.0f;
+  fillZero(out, heads * h);
+  for (int j0 = 0; j0 < seen; j0 += KEYS) {
+    int kb = minInt(seen - j0, KEYS);
+    directRows(heads, kb, h, q, h, keysOf(past, j0 / KEYS), h, scores, KEYS, 0);
+    for (int g = 0; g < heads; g++) softmaxStep(e, scores + g * KEYS, kb, scale, max + g, sum + g, out + g * h, h);
+    directColumns(heads, h, kb, scores, KEYS, valuesOf(past, j0 / KEYS), h, out, h);
+  }
+  for (int g = 0; g < heads; g++) softmaxEnd(max[g], sum[g], out + g * h, h);
+}
+
+typedef struct {
+  float *keys, *values, *queries, *scores, *panel, *spare, *max, *sum;
+} Room;
+
+/* As `weigh` of attentionForward.c: what all rows of a panel see as a tile, the few keys more one row at a time. */
+static void weighPage(Room x, const float *weights, int m, int first, int kb, const float *v, float *out, int ldo,
+                      int h) {
+  int common = minInt(first < 0 ? 0 : first, kb);
+  if (common > 0) {
+    packRows(x.panel, weights, KEYS, m, common, MR);
+    tiles(x.panel, x.values, kb, m, h, common, out, ldo, CONTINUE, x.spare);
+  }
+  for (int i = 1; i < m; i++) {
+    int own = minInt(first + i, kb);
+    if (own <= common) continue;
+    directColumns(1, h, own - common, weights + i * KEYS + common, KEYS, v + common * h, h, out + i * ldo, ldo);
+  }
+}
+
+/* Queries of one head against the packed page; row i of the m sees first + i of its keys. */
+static void meetPage(Room x, const float *v, int h, const float *q, int ldq, float *out, int ldo, int m, int first,
+                     int kb, float *max, float *sum) {
+  packBlock(x.queries, q, ldq, 1, m, h, MR);
+  tiles(x.queries, x.keys, h, m, minInt(kb, first + m - 1), h, x.scores, KEYS, STORE, x.spare);
+  Exp e = makeExp();
+  float scale = 1.0f / __builtin_sqrtf((float)h);
+  for (int i = 0; i < m; i++) {
+    softmaxStep(e, x.scores + i * KEYS, minInt(first + i, kb), scale, max + i, sum + i, out + i * ldo, h);
+  }
+  for (int i = 0; i < m; i += MR) {
+    weighPage(x, x.scores + i * KEYS, minInt(m - i, MR), first + i, kb, v, out + i * ldo, ldo, h);
+  }
+}
+
+INLINE void attendMany(Past past, int t, int heads, int h, int offset, const float *q, int ldq, float *out, int ldo,
+                       float *at) {
+  Room x;
+  x.keys = at, at += KEYS * h;
+  x.queries = at, at += QUERIES * h;
+  x.values = at, at += KEYS * roundUp(h, NR);
+  x.scores = at, at += QUERIES * KEYS;
+  x.panel = at, at += MR * KEYS;
+  x.spare = at, at += MR * NR;
+  x.max = at, at += heads * t;
+  x.sum = at;
+  for (int i = 0; i < heads * t; i++) x.max[i] = NEG_INFINITY, x.sum[i] = 0.0f;
+  for (int row = 0; row < t; row++) fillZero(out + row * ldo, heads * h);
+  for (int j0 = 0; j0 < offset + t; j0 += KEYS) {
+    int kb = minInt(offset + t - j0, KEYS), start = j0 > offset ? j0 - offset : 0;
+    const float *v = valuesOf(past, j0 / KEYS);
+    packBlock(x.keys, keysOf(past, j0 / KEYS), h, 1, kb, h, NR);
+    packBlock(x.values, v, h, 0, h, kb, NR);
+    for (int g = 0; g < heads; g++) {
+      for (int t0 = start; t0 < t; t0 += QUERIES) {
+        int m = minInt(t - t0, QUERIES), first = offset + t0 - j0 + 1;
+        meetPage(x, v, h, q + t0 * ldq + g * h, ldq, out + t0 * ldo + g * h, ldo, m, first, kb, x.max + g * t + t0,
+                 x.sum + g * t + t0);
+      }
+    }
+  }
+  for (int g = 0; g < heads; g++) {
+    for (int row = 0; row < t; row++) {
+      softmaxEnd(x.max[g * t + row], x.sum[g * t + row], out + row * ldo + g * h, h);
+    }
+  }
+}
+
+/*
+ * Key/value head `kv` of one sequence, whose t new positions follow `offset` held. q [t, ldq] and out [t, ldo] from
+ * the first of the `heads` query heads that share it, k and v [t, ldk] from that head; cos and sin [t, h / 2].
+ */
+EXPORT(paged_attention)
+void pagedAttention(int t, int heads, int h, int offset, int kv, int kvHeads, int layer, const uint32_t *pages, float *q,
+                    int ldq, const float *k, const float *v, int ldk, const float *cos, const float *sin, float *out,
+                    int ldo, float *scratch) {
+  int bytes = PAGE * h * 4;
+  Past past = {pages, layer + kv * bytes, layer + (kvHeads + kv) * bytes};
+  for (int row = 0; row < t; row++) {
+    int position = offset + row, place = position % PAGE * h;
+    const float *c = cos + row * (h / 2), *s = sin + row * (h / 2);
+    turn(k + row * ldk, c, s, (float *)keysOf(past, position / PAGE) + place, h);
+    __builtin_memcpy((float *)valuesOf(past, position / PAGE) + place, v + row * ldk, (uint32_t)h * 4);
+    for (int g = 0; g < heads; g++) turn(q + row * ldq + g * h, c, s, q + row * ldq + g * h, h);
+  }
+  if (t > DECODE_ROWS) return attendMany(past, t, heads, h, offset, q, ldq, out, ldo, scratch);
+  Exp e = makeExp();
+  for (int row = 0; row < t; row++) {
+    attendOne(e, past, heads, h, offset + row + 1, q + row * ldq, out + row * ldo, scratch);
+  }
+}

@@ -1,0 +1,166 @@
+/**
+ * Weight matrices as `c/panels.c` wants them, and products with them: by the wasm kernel, or, for many rows, by a BLAS
+ * of the machine where it gives the same numbers.
+ */
+import type { Blas } from "../native/blas.ts";
+import type { InferenceFunctions } from "./module.ts";
+import type { SharedHeap } from "./sharedHeap.ts";
+
+/** A matrix [outputs, inputs] in panels. Plain data: it crosses to threads. */
+export interface PanelMatrix {
+  readonly at: number;
+  readonly outputs: number;
+  readonly inputs: number;
+  /** float32; else bfloat16. */
+  readonly wide: boolean;
+  /** Address of [outputs] float32, 0 for none. */
+  readonly bias: number;
+}
+
+/** Rows of float32: address of the first, and floats from one to the next. */
+export interface Rows {
+  readonly at: number;
+  readonly stride: number;
+}
+
+/** Steps of the summed index that the kernels take as a block: KC of gemm.h. */
+const productBlock = 256;
+/** OpenBLAS takes another path, with other sums, for products of at most so many multiplications. */
+const smallProduct = 100 ** 3;
+/** Rows up to which the wasm kernel, which reads weights as they lie, is no slower than unpacking them for BLAS. */
+export const mostDirectRows = 48;
+/** Outputs that BLAS is given at once, at most. */
+export const mostBlasOutputs = 512;
+
+/** The products of one thread. */
+export class PanelProducts {
+  readonly #c: InferenceFunctions;
+  readonly #blas: Blas | null;
+  readonly #scratch: number;
+  /** Outputs of a panel. */
+  readonly width: number;
+
+  /** @param scratch floats of `panelScratchFloats`, this thread's own */
+  constructor(c: InferenceFunctions, blas: Blas | null, scratch: number) {
+    this.#c = c;
+    this.#blas = blas;
+    this.#scratch = scratch;
+    this.width = c.panel_width();
+  }
+
+  /** y = x w^T + bias for outputs of `panels` panels from `first` on; y is written in whole panels. */
+  part(rows: number, x: Rows, w: PanelMatrix, y: Rows, first: number, panels: number): void {
+    const { at, inputs, wide, bias } = w;
+    const from = at + first * this.width * inputs * (wide ? 4 : 2);
+    const to = y.at + first * this.width * 4;
+    const isDone = this.#byBlas(rows, x, w, from, to, y.stride, panels);
+    if (!isDone) {
+      this.#c.panel_product(rows, panels, inputs, wide ? 1 : 0, x.at, x.stride, from, to, y.stride, this.#scratch);
+    }
+    if (bias === 0) return;
+    const own = Math.min(panels * this.width, w.outputs - first * this.width);
+    const added = bias + first * this.width * 4;
+    for (let row = 0; row < rows; row++) this.#c.add_in_place(own, to + row * y.stride * 4, added);
+  }
+
+  /** @returns whether it was done: not where a block is so small that BLAS would add up in another order. */
+  #byBlas(
+    rows: number,
+    x: Rows,
+    { inputs, wide }: PanelMatrix,
+    from: number,
+    to: number,
+    stride: number,
+    panels: number,
+  ): boolean {
+    const blas = this.#blas;
+    if (!blas || rows <= mostDirectRows) return false;
+    const outputs = panels * this.width;
+    const smallest = inputs % productBlock === 0 ? productBlock : inputs % productBlock;
+    if (rows * outputs * smallest <= smallProduct || outputs > mostBlasOutputs) return false;
+    this.#c.panel_unpack(panels, inputs, wide ? 1 : 0, from, this.#scratch);
+    for (let start = 0; start < inputs; start += productBlock) {
+      const a = { at: x.at + 4 * start, transposed: false, stride: x.stride };
+      const b = { at: this.#scratch + 4 * start * outputs, transposed: false, stride: outputs };
+      blas.multiply(rows, outputs, Math.min(productBlock, inputs - start), a, b, to, start > 0, stride);
+    }
+    return true;
+  }
+}
+
+/** @returns floats of scratch that a thread's products need for matrices of at most so many inputs. */
+export function panelScratchFloats(c: InferenceFunctions, mostInputs: number, blas: boolean): number {
+  return Math.max(c.panel_scratch_floats(), blas ? mostInputs * mostBlasOutputs : 0);
+}
+
+/** Matrices being laid out. */
+export class PanelPacker {
+  readonly #heap: SharedHeap;
+  readonly #c: InferenceFunctions;
+  readonly #width: number;
+
+  constructor(heap: SharedHeap, c: InferenceFunctions) {
+    this.#heap = heap;
+    this.#c = c;
+    this.#width = c.panel_width();
+  }
+
+  /** @param values row-major: float32, or bfloat16 bits */
+  matrix(values: Float32Array | Uint16Array, outputs: number, inputs: number): Omit<PanelMatrix, "bias"> {
+    const wide = values instanceof Float32Array;
+    const [bytes, width] = [wide ? 4 : 2, this.#width];
+    const panels = Math.ceil(outputs / width);
+    const at = this.#heap.take(panels * width * inputs * bytes);
+    const staging = this.#heap.take(width * inputs * bytes);
+    for (let panel = 0; panel < panels; panel++) {
+      const rows = Math.min(width, outputs - panel * width);
+      const part = values.subarray(panel * width * inputs, (panel * width + rows) * inputs);
+      const { buffer } = this.#heap.memory;
+      if (wide) new Float32Array(buffer, staging, part.length).set(part);
+      else new Uint16Array(buffer, staging, part.length).set(part);
+      const pack = wide ? this.#c.panel_pack : this.#c.panel_pack_bf16;
+      pack(rows, inputs, staging, at + panel * width * inputs * bytes);
+    }
+    this.#heap.give(staging);
+    return { at, outputs, inputs, wide };
+  }
+
+  vector(values: Float32Array): number {
+    const at = this.#heap.take(values.length * 4);
+    new Float32Array(this.#heap.memory.buffer, at, values.length).set(values);
+    return at;
+  }
+}
+
+/** Whether BLAS gives the numbers of the wasm kernel, on shapes that meet the edges of its tiles. */
+export function blasAgrees(heap: SharedHeap, c: InferenceFunctions, blas: Blas): boolean {
+  const [mostRows, inputs, width] = [130, 2 * productBlock, c.panel_width()];
+  const outputs = 11 * width;
+  const sizes = [mostRows * inputs, outputs * inputs, mostRows * outputs, mostRows * outputs];
+  sizes.push(panelScratchFloats(c, inputs, true));
+  const blocks = sizes.map((size) => heap.take(size * 4)) as [number, number, number, number, number];
+  const [x, w, wanted, got, scratch] = blocks;
+  const floats = (at: number, size: number): Float32Array => new Float32Array(heap.memory.buffer, at, size);
+  fill(floats(x, mostRows * inputs), 7919);
+  fill(floats(w, outputs * inputs), 6997);
+  const matrix = { at: w, outputs, inputs, wide: true, bias: 0 };
+  const agrees = [mostDirectRows + 1, 64, 100, mostRows].every((rows) =>
+    [11, 8, 5].every((panels) => {
+      for (const [library, to] of [[null, wanted] as const, [blas, got] as const]) {
+        const products = new PanelProducts(c, library, scratch);
+        products.part(rows, { at: x, stride: inputs }, matrix, { at: to, stride: outputs }, 11 - panels, panels);
+      }
+      const expected = floats(wanted, rows * outputs);
+      return floats(got, rows * outputs).every(
+        (value, i) => i % outputs < (11 - panels) * width || value === expected[i],
+      );
+    }),
+  );
+  for (const block of blocks) heap.give(block);
+  return agrees;
+}
+
+/** Numbers of either sign that look random. */
+function fill(values: Float32Array, factor: number): void {
+  for (let i = 0; i < values.length; i++) values[i] = ((i * factor) % 1009) / 1009 - 0.5;
+}

@@ -1,0 +1,242 @@
+/**
+ * The forward pass of `llama.ts` for generation and scoring, beside tfjs: on memory that threads share, each step one
+ * program that all of them run. The same operations on the same numbers in the same order of sums, so a row has the
+ * bytes that `llama.ts` gives it on the wasm kernels, in any company and by any number of threads.
+ *
+ * What is split: products by outputs, attention by sequence and key/value head, the rest by rows.
+ */
+import type { InferenceFunctions } from "../kernels/inference/module.ts";
+import type { PanelMatrix, PanelProducts, Rows } from "../kernels/inference/panels.ts";
+import { mostBlasOutputs, mostDirectRows } from "../kernels/inference/panels.ts";
+import type { TeamMember } from "../kernels/inference/team.ts";
+import { mostParts } from "../kernels/inference/team.ts";
+
+export interface TeamLayer {
+  /** Addresses of [D] float32. */
+  readonly inputNorm: number;
+  readonly postNorm: number;
+  readonly q: PanelMatrix;
+  readonly k: PanelMatrix;
+  readonly v: PanelMatrix;
+  readonly o: PanelMatrix;
+  readonly gate: PanelMatrix;
+  readonly up: PanelMatrix;
+  readonly down: PanelMatrix;
+}
+
+/** A model on shared memory. Plain data: it crosses to threads. */
+export interface TeamLlama {
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numHeads: number;
+  readonly numKeyValueHeads: number;
+  readonly headDim: number;
+  readonly eps: number;
+  readonly embedding: PanelMatrix;
+  readonly layers: readonly TeamLayer[];
+  readonly norm: number;
+  readonly head: PanelMatrix;
+}
+
+/** New positions of one sequence. */
+export interface TeamSequence {
+  readonly rows: number;
+  /** Positions that its pages hold already. */
+  readonly offset: number;
+  /** Address of the addresses of its pages. */
+  readonly pages: number;
+}
+
+/** The inputs of a step. */
+export interface TeamStep {
+  readonly ids: Int32Array;
+  /** Rows whose logits are wanted. */
+  readonly wanted: Int32Array;
+  readonly sequences: readonly TeamSequence[];
+  readonly places: StepPlaces;
+}
+
+/** Where a step writes. Strides are whole panels, so that products need not mind the last one. */
+export interface StepPlaces {
+  readonly x: Rows;
+  readonly normed: Rows;
+  readonly q: Rows;
+  readonly k: Rows;
+  readonly v: Rows;
+  readonly mixed: Rows;
+  readonly gate: Rows;
+  readonly up: Rows;
+  readonly added: Rows;
+  /** [rows, H / 2], written before the step. */
+  readonly cos: Rows;
+  readonly sin: Rows;
+  readonly logits: Rows;
+}
+
+/** What one thread computes with. */
+export interface TeamThread {
+  readonly member: TeamMember;
+  readonly threads: number;
+  readonly c: InferenceFunctions;
+  readonly products: PanelProducts;
+  /** This thread's own, for attention. */
+  readonly scratch: number;
+}
+
+/** Rows of a part of what is split by rows. */
+const rowsOfPart = 16;
+/** Outputs of a part of a product, at least: four panels, which one row takes at once. */
+const leastOutputs = 64;
+
+/** @returns the places of a step of `rows` rows from `at` on, the logits elsewhere, and where they end. */
+export function placesOf(
+  { hiddenSize, intermediateSize, numHeads, numKeyValueHeads, headDim, head }: TeamLlama,
+  rows: number,
+  at: number,
+  logitsAt: number,
+): { places: StepPlaces; end: number } {
+  let next = at;
+  const place = (columns: number): Rows => {
+    const stride = paneled(columns);
+    const found = { at: next, stride };
+    next += rows * stride * 4;
+    return found;
+  };
+  const [queries, keys] = [numHeads * headDim, numKeyValueHeads * headDim];
+  const places = {
+    ...{ x: place(hiddenSize), normed: place(hiddenSize), added: place(hiddenSize) },
+    ...{ q: place(queries), k: place(keys), v: place(keys), mixed: place(queries) },
+    ...{ gate: place(intermediateSize), up: place(intermediateSize) },
+    cos: { at: next, stride: headDim / 2 },
+    sin: { at: next + rows * headDim * 2, stride: headDim / 2 },
+    logits: { at: logitsAt, stride: paneled(head.outputs) },
+  };
+  return { places, end: next + rows * headDim * 4 };
+}
+
+/** @returns so many columns in whole panels of any build. */
+export function paneled(columns: number): number {
+  return Math.ceil(columns / 16) * 16;
+}
+
+/** One step, by all threads of the team; the logits of the wanted rows lie at `places.logits` afterwards. */
+export function runTeamStep(thread: TeamThread, model: TeamLlama, step: TeamStep): void {
+  const { member, c } = thread;
+  const { ids, wanted, places } = step;
+  const { embedding, hiddenSize, eps } = model;
+  const rows = ids.length;
+  byRows(member, rows, (row) => {
+    c.panel_row(ids[row]!, hiddenSize, embedding.wide ? 1 : 0, embedding.at, rowAt(places.x, row));
+  });
+  model.layers.forEach((layer, index) => layerStep(thread, model, layer, index, step));
+  byRows(member, wanted.length, (row) => {
+    c.rms_norm_forward(1, hiddenSize, eps, rowAt(places.x, wanted[row]!), model.norm, rowAt(places.normed, row));
+  });
+  if (wanted.length > 0) project(thread, wanted.length, places.normed, [[model.head, places.logits]]);
+}
+
+/** x + attention(norm(x)), then that + mlp(norm(that)), in place. */
+function layerStep(thread: TeamThread, model: TeamLlama, layer: TeamLayer, index: number, step: TeamStep): void {
+  const { member, c, products } = thread;
+  const { x, normed, q, k, v, mixed, gate, up, added } = step.places;
+  const rows = step.ids.length;
+  const norm = (gain: number): void =>
+    byRows(member, rows, (row) => {
+      c.rms_norm_forward(1, model.hiddenSize, model.eps, rowAt(x, row), gain, rowAt(normed, row));
+    });
+  /** Adds outputs of a product to the stream. */
+  const addToStream = (first: number, outputs: number): void => {
+    const own = Math.min(outputs, model.hiddenSize - first);
+    for (let row = 0; row < rows; row++) c.add_in_place(own, rowAt(x, row) + first * 4, rowAt(added, row) + first * 4);
+  };
+  norm(layer.inputNorm);
+  project(thread, rows, normed, [
+    [layer.q, q],
+    [layer.k, k],
+    [layer.v, v],
+  ]);
+  attend(thread, model, index, step);
+  project(thread, rows, mixed, [[layer.o, added]], addToStream);
+  norm(layer.postNorm);
+  project(thread, rows, normed, [[layer.gate, gate]], (first, outputs) => {
+    products.part(rows, normed, layer.up, up, first / products.width, outputs / products.width);
+    for (let row = 0; row < rows; row++) {
+      const at = rowAt(gate, row) + first * 4;
+      c.swiglu_forward(outputs, at, rowAt(up, row) + first * 4, at);
+    }
+  });
+  project(thread, rows, gate, [[layer.down, added]], addToStream);
+}
+
+/** Products of the same rows with several matrices; `after` is called with the outputs of each part. */
+function project(
+  { member, threads, products }: TeamThread,
+  rows: number,
+  x: Rows,
+  targets: readonly (readonly [PanelMatrix, Rows])[],
+  after?: (first: number, outputs: number) => void,
+): void {
+  const { width } = products;
+  const all = targets.reduce((sum, [{ outputs }]) => sum + Math.ceil(outputs / width), 0);
+  // Many rows read their inputs again for each part, and BLAS packs them: fewer and larger parts, two a thread.
+  const wanted = rows > mostDirectRows ? Math.ceil(all / (2 * threads)) : Math.ceil(all / mostParts);
+  const least = leastOutputs / width;
+  const size = Math.min(Math.max(Math.ceil(wanted / least) * least, least), mostBlasOutputs / width);
+  const parts = targets.map(([{ outputs }]) => Math.ceil(Math.ceil(outputs / width) / size));
+  member.each(
+    parts.reduce((sum, count) => sum + count, 0),
+    (part) => {
+      let [which, own] = [0, part];
+      while (own >= parts[which]!) own -= parts[which++]!;
+      const [matrix, y] = targets[which]!;
+      const first = own * size;
+      const panels = Math.min(size, Math.ceil(matrix.outputs / width) - first);
+      products.part(rows, x, matrix, y, first, panels);
+      after?.(first * width, panels * width);
+    },
+  );
+}
+
+function attend({ member, c, scratch }: TeamThread, model: TeamLlama, layer: number, step: TeamStep): void {
+  const { numHeads, numKeyValueHeads: kvHeads, headDim } = model;
+  const { q, k, v, cos, sin, mixed } = step.places;
+  const group = numHeads / kvHeads;
+  const layerBytes = layer * layerPageBytes(c, model);
+  const firsts: number[] = [];
+  let rows = 0;
+  for (const sequence of step.sequences) {
+    firsts.push(rows);
+    rows += sequence.rows;
+  }
+  const byParts = Math.ceil((step.sequences.length * kvHeads) / mostParts);
+  const items = step.sequences.length * kvHeads;
+  member.each(Math.ceil(items / byParts), (part) => {
+    for (let item = part * byParts; item < Math.min(items, (part + 1) * byParts); item++) {
+      const [which, kv] = [Math.floor(item / kvHeads), item % kvHeads];
+      const { rows: own, offset, pages } = step.sequences[which]!;
+      const [first, ofQueries, ofKeys] = [firsts[which]!, kv * group * headDim * 4, kv * headDim * 4];
+      const at = (place: Rows): number => rowAt(place, first);
+      const cache = [kv, kvHeads, layerBytes, pages] as const;
+      const queries = [at(q) + ofQueries, q.stride] as const;
+      const past = [at(k) + ofKeys, at(v) + ofKeys, k.stride] as const;
+      const out = [at(mixed) + ofQueries, mixed.stride] as const;
+      c.paged_attention(own, group, headDim, offset, ...cache, ...queries, ...past, at(cos), at(sin), ...out, scratch);
+    }
+  });
+}
+
+/** @returns bytes that one layer has of a page. */
+export function layerPageBytes(c: InferenceFunctions, { numKeyValueHeads, headDim }: TeamLlama): number {
+  return 2 * numKeyValueHeads * c.page_positions() * headDim * 4;
+}
+
+function byRows(member: TeamMember, rows: number, work: (row: number) => void): void {
+  const size = Math.max(rowsOfPart, Math.ceil(rows / mostParts));
+  member.each(Math.ceil(rows / size), (part) => {
+    for (let row = part * size; row < Math.min(rows, (part + 1) * size); row++) work(row);
+  });
+}
+
+function rowAt({ at, stride }: Rows, row: number): number {
+  return at + row * stride * 4;
+}
