@@ -7,12 +7,14 @@
  * - the request rate at which 16 clients that always ask saturate it, then the time to first token when requests come
  *   at random times (Poisson) at half of that rate, beside that of a request alone.
  *
- * With `--crowd N`, 200 clients for N seconds on a small model, a third of which hang up.
+ * With `--crowd N`, 200 clients for N seconds on a small model, a third of which hang up (`lib/manyClients.ts`);
+ * `--backends none --crowd 60` is that alone.
  */
 import { cpus } from "node:os";
 import { startServer } from "../scripts/lib/server.ts";
-import { crowd, metric, stream, uniform } from "./lib/inferenceLoad.ts";
+import { stream, uniform } from "./lib/inferenceLoad.ts";
 import type { Ask, Streamed } from "./lib/inferenceLoad.ts";
+import { manyClients } from "./lib/manyClients.ts";
 import { median, optionsOf, shapes } from "./lib/model.ts";
 
 const options = optionsOf({ shape: "m", backends: "native,wasm", rounds: "5", load: "15", crowd: "0" });
@@ -113,24 +115,9 @@ async function latency(url: string, vocab: number): Promise<void> {
   console.log(`  ratio of medians          ${(median(loaded) / median(idle)).toFixed(2).padStart(6)}`);
 }
 
-async function manyClients(url: string): Promise<void> {
-  const asks = Array.from({ length: 40 }, (_, i) => ask(i, 1 + ((i * 7) % 50), 4 + (i % 21), 512));
-  const expected: string[] = [];
-  for (const one of asks) expected.push((await stream(url, one)).text);
-  let mostQueued = 0;
-  const watch = setInterval(() => {
-    void metric(url, "cambium_serving_queued").then((queued) => (mostQueued = Math.max(mostQueued, queued)));
-  }, 500);
-  const result = await crowd(url, asks, expected, { clients: 200, seconds: crowdSeconds, seed: 1 });
-  clearInterval(watch);
-  const left = [await metric(url, "cambium_serving_queued"), await metric(url, "cambium_serving_active")];
-  console.log(`200 clients for ${crowdSeconds} s: ${JSON.stringify(result)}`);
-  console.log(`  at most ${mostQueued} in the queue (64 allowed); afterwards ${left.join(" waiting, ")} running`);
-}
-
 console.log(`${cpus()[0]?.model ?? "unknown CPU"}, ${cpus().length} cores, Node ${process.versions.node}`);
 const shape = shapes[options["shape"]!]!;
-for (const backend of options["backends"]!.split(",")) {
+for (const backend of options["backends"]!.split(",").filter((name) => name !== "none")) {
   const server = await startServer({ BACKENDS: `${backend},wasm`, SERVING_MAX_BATCH: "32" });
   try {
     await register(server.url, "bench", shape);
@@ -145,7 +132,7 @@ if (crowdSeconds > 0) {
   const server = await startServer({ BACKENDS: "wasm" });
   try {
     await register(server.url, "bench", { ...shapes["s"]!, D: 64, L: 2, heads: 4, F: 172, V: 512 });
-    await manyClients(server.url);
+    await manyClients(server, crowdSeconds, (i) => ask(i, 1 + ((i * 7) % 50), 20 + ((i * 13) % 130), 512));
   } finally {
     await server.stop();
   }

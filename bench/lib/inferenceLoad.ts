@@ -72,6 +72,8 @@ export class Refused extends Error {
 
 export interface CrowdResult {
   readonly completed: number;
+  /** Of each client: how often it got its text. */
+  readonly completedBy: readonly number[];
   readonly left: number;
   /** Told 429, with a time to come again. */
   readonly turnedAway: number;
@@ -94,6 +96,7 @@ export async function crowd(
   const deadline = performance.now() + seconds * 1000;
   const failures: string[] = [];
   const counts = { completed: 0, left: 0, turnedAway: 0, wrong: 0 };
+  const completedBy = Array.from({ length: clients }, () => 0);
   async function client(number: number): Promise<void> {
     const random = uniform(seed * 1000 + number);
     while (performance.now() < deadline) {
@@ -103,6 +106,7 @@ export async function crowd(
       try {
         const { text } = await stream(url, asks[which]!, controller.signal);
         counts.completed++;
+        completedBy[number]! += 1;
         if (text !== expected[which]) counts.wrong++;
       } catch (error) {
         if (controller.signal.aborted) counts.left++;
@@ -116,7 +120,7 @@ export async function crowd(
     }
   }
   await Promise.all(Array.from({ length: clients }, (_, number) => client(number)));
-  return { ...counts, failures };
+  return { ...counts, completedBy, failures };
 }
 
 /** @returns a repeatable stream of numbers in [0, 1). */

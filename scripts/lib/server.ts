@@ -15,6 +15,7 @@ const STOP_TIMEOUT_MS = 15_000;
 
 export interface RunningServer {
   readonly url: string;
+  readonly pid: number;
   readonly dataDir: string;
   /** Highest resident set of the server process so far, in bytes; null where /proc does not tell. */
   peakRssBytes(): number | null;
@@ -61,7 +62,8 @@ export async function startServer(env: Record<string, string>, dataDir?: string)
       (answer) => answer.ok,
       () => false,
     );
-    if (ready) return { url, dataDir: directory, stop, peakRssBytes: () => peakRss(server.pid ?? 0) };
+    const pid = server.pid ?? 0;
+    if (ready) return { url, pid, dataDir: directory, stop, peakRssBytes: () => peakRss(pid) };
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   await stop();

@@ -68,7 +68,7 @@ export class Places {
     return [...this.#models.values()].filter((model) => model.isLoaded && !model.retiring).map((model) => model.id);
   }
 
-  /** Requests that wait. */
+  /** Requests that wait, their further choices not counted. */
   get numWaiting(): number {
     return this.#line.length;
   }

@@ -6,8 +6,8 @@ export interface ModelPool {
   /**
    * Generates on the checkpoint, loading it first where it is not warm. The request waits in a bounded queue.
    * Aborting frees its place. @throws too_many_requests, model_too_large, compute_crashed, unavailable
-   * @param continued whether it belongs to work already begun (a later prompt of one HTTP request), which is not
-   *   turned away for a full queue; its caller has one such request waiting at most
+   * @param continued whether it belongs to work already begun (a further choice of one HTTP request), which is not
+   *   turned away for a full queue and does not fill it; its caller has a bounded number of them
    */
   generate(
     checkpoint: ResolvedCheckpoint,

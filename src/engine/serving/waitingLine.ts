@@ -1,6 +1,8 @@
 /**
  * The line in which requests wait for a place on a model: bounded, in order of arrival, left at once when the
- * request is given up or has waited too long. It knows nothing of models; the pool walks it.
+ * request is given up or has waited too long. What belongs to a request that was let in before (its further choices)
+ * waits in the same order, but neither counts nor is turned away: one request with many choices must not fill the line
+ * for everybody. It knows nothing of models; the pool walks it.
  */
 import { CodedError } from "../../ops/errors.ts";
 
@@ -14,6 +16,8 @@ export interface Ticket<Wish, Place> {
 const retryAfterSeconds = 1;
 
 interface Waiting<Wish, Place> extends Ticket<Wish, Place> {
+  /** Whether it belongs to work that was let in before. */
+  readonly continued: boolean;
   leave(error: CodedError): void;
 }
 
@@ -30,8 +34,9 @@ export class WaitingLine<Wish, Place> {
     this.#onLeave = options.onLeave;
   }
 
+  /** Those that count, at most `maxLength`. */
   get length(): number {
-    return this.#tickets.length;
+    return this.#tickets.reduce((sum, { continued }) => sum + (continued ? 0 : 1), 0);
   }
 
   /** Tickets in order of arrival; they may be served while walking. */
@@ -41,14 +46,12 @@ export class WaitingLine<Wish, Place> {
 
   /**
    * Joins the end of the line. @returns the place, once served
-   * @param continued may join a full line: it belongs to work that was let in before
+   * @param continued it belongs to work that was let in before; its caller has a bounded number of such tickets
    * @throws too_many_requests when the line is full or the wait was too long; cancelled when the signal aborts
    */
   async join(wish: Wish, signal: AbortSignal, continued: boolean): Promise<Place> {
     if (signal.aborted) throw new CodedError("cancelled", "the request was cancelled");
-    if (this.#tickets.length >= this.#maxLength && !continued) {
-      throw busy(`${this.#tickets.length} requests wait already`);
-    }
+    if (!continued && this.length >= this.#maxLength) throw busy(`${this.length} requests wait already`);
     const outcome = Promise.withResolvers<Place>();
     const abort = (): void => ticket.leave(new CodedError("cancelled", "the request was cancelled"));
     const late = (): void => ticket.leave(busy(`no place became free within ${this.#timeoutMs} ms`));
@@ -60,6 +63,7 @@ export class WaitingLine<Wish, Place> {
     };
     const ticket: Waiting<Wish, Place> = {
       wish,
+      continued,
       serve(place) {
         remove();
         outcome.resolve(place);
