@@ -15,7 +15,8 @@ export const chatTemplate = `{{ bos_token }}{% for message in messages %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ "<|assistant|>" }}{% endif %}`;
 
-function tokenizerJson(): object {
+/** @param more tokens with their ids, beside the printable characters and the special ones */
+export function chatTokenizerJson(more: readonly (readonly [token: string, id: number])[] = []): object {
   const characters = Array.from({ length: 95 }, (_, i) => [String.fromCharCode(32 + i), 32 + i] as const);
   const special = Object.entries(chatTokens);
   return {
@@ -34,7 +35,12 @@ function tokenizerJson(): object {
       special_tokens: { "<s>": { id: "<s>", ids: [chatTokens["<s>"]], tokens: ["<s>"] } },
     },
     decoder: { type: "Fuse" },
-    model: { type: "BPE", vocab: Object.fromEntries([...characters, ...special]), merges: [], unk_token: "<unk>" },
+    model: {
+      type: "BPE",
+      vocab: Object.fromEntries([...more, ...characters, ...special]),
+      merges: [],
+      unk_token: "<unk>",
+    },
   };
 }
 
@@ -47,7 +53,7 @@ export function chatCheckpoint(
   const { checkpoint, remove } = tinyCheckpoint({ id, seed: 9, bytes: false, config });
   const folder = dirname(checkpoint.blobs["weights"]!.path);
   const contents: Record<string, string | null> = {
-    "tokenizer.json": JSON.stringify(tokenizerJson()),
+    "tokenizer.json": JSON.stringify(chatTokenizerJson()),
     "tokenizer_config.json": JSON.stringify({ bos_token: "<s>", unk_token: "<unk>", chat_template: chatTemplate }),
     ...files,
   };
