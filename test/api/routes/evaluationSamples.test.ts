@@ -105,21 +105,6 @@ describe("samples and results", () => {
     await api.call("POST", `/v1/jobs/${job.body.id}/cancel`);
   });
 
-  test("a log-likelihood is the sum that /v1/completions gives for the same ids, to the last bit", async () => {
-    const encode = (text: string): number[] => [...Buffer.from(text)];
-    const { data } = (await samplesOf("?task=piqa&limit=100")).body;
-    for (const [i, { goal, sol1, sol2 }] of piqa.entries()) {
-      const context = encode(`Question: ${goal}\nAnswer:`);
-      const prompt = [sol1, sol2].map((choice) => [...context, ...encode(` ${choice}`)]);
-      const asked = { model: "base", prompt, max_tokens: 1, logprobs: 1, echo: true, temperature: 0, seed: 1234 };
-      const { body } = await api.call("POST", "/v1/completions", { body: asked });
-      const sums = body.choices.map(({ logprobs }: { logprobs: { token_logprobs: number[] } }) =>
-        logprobs.token_logprobs.slice(context.length, -1).reduce((sum, value) => sum + value, 0),
-      );
-      assert.deepEqual(sums, data[i].log_likelihoods);
-    }
-  });
-
   test("the sweeper leaves logs alone as long as their evaluation is there", async () => {
     const { store, log, metrics } = api.services;
     const settings = { ...api.settings, sweepGraceMs: 0 };
