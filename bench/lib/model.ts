@@ -17,6 +17,7 @@ export interface Shape {
 }
 
 export const shapes: Readonly<Record<string, Shape>> = {
+  xs: { D: 64, L: 2, heads: 4, F: 176, V: 512, T: 64, B: 4 },
   s: { D: 256, L: 6, heads: 8, F: 688, V: 4096, T: 256, B: 8 },
   m: { D: 512, L: 8, heads: 8, F: 1376, V: 4096, T: 256, B: 4 },
   "124m": { D: 768, L: 12, heads: 12, F: 2048, V: 50304, T: 1024, B: 8 },

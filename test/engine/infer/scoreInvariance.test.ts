@@ -6,15 +6,17 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import * as tf from "@tensorflow/tfjs";
-import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
+import { activateTfjs, type TfjsBackendName } from "../../../src/engine/backends/tfjsRuntime.ts";
 import { loadServedModel } from "../../../src/engine/infer/loadServedModel.ts";
 import { logprobOf, rowStats } from "../../../src/engine/infer/logprobs.ts";
 import type { ScoreRequest, ScoreResult, ServedModel } from "../../../src/engine/infer/servedModel.ts";
 import { kernelsFor, type KernelChoice } from "../../../src/engine/kernels/index.ts";
+import { createWebgpuKernels } from "../../../src/engine/kernels/webgpu/createWebgpuKernels.ts";
 import type { Kernels } from "../../../src/engine/kernels/kernels.ts";
 import { hiddenStates, logits } from "../../../src/engine/model/llama.ts";
 import { disposeWeights, loadWeights } from "../../../src/engine/model/weights.ts";
 import { missingBlas } from "../../helpers/blas.ts";
+import { missingGpu } from "../../helpers/gpu.ts";
 import { tinyCheckpoint } from "../../helpers/tinyCheckpoint.ts";
 
 const signal = new AbortController().signal;
@@ -81,25 +83,32 @@ async function onePass(
 }
 
 const missing = await missingBlas();
-const backends: readonly (readonly [name: string, tfjs: "cpu" | "wasm", choice: KernelChoice, skip: string | false])[] =
-  [
-    ["cpu", "cpu", "reference", false],
-    ["wasm", "wasm", "wasm-simd", false],
-    ["native", "wasm", "native", missing ?? false],
-  ];
+const noGpu = (await missingGpu()) ?? false;
+type Load = () => Promise<Kernels>;
+const chosen = (tfjs: TfjsBackendName, choice: KernelChoice): Load => {
+  return async () => (await kernelsFor(tfjs, choice)).kernels;
+};
+const backends: readonly (readonly [name: string, tfjs: TfjsBackendName, load: Load, skip: string | false])[] = [
+  ["cpu", "cpu", chosen("cpu", "reference"), false],
+  ["wasm", "wasm", chosen("wasm", "wasm-simd"), false],
+  ["native", "wasm", chosen("wasm", "native"), missing ?? false],
+  ["webgpu", "webgpu", chosen("webgpu", "webgpu"), noGpu],
+  ["webgpu/tiles", "webgpu", () => createWebgpuKernels({ family: "tiles" }), noGpu],
+];
+/** What takes them a second for each request; the requests below are of all kinds. */
+const slow = ["cpu", "webgpu", "webgpu/tiles"];
 const measured = new Map<string, ScoreResult[]>();
 
-for (const [name, tfjs, choice, skip] of backends) {
+for (const [name, tfjs, load, skip] of backends) {
   describe(`${name}: a score has the same bits`, { skip }, () => {
     let model: ServedModel;
     let kernels: Kernels;
     let together: ScoreResult[];
-    // Plain JavaScript takes a second for what the others do in no time.
-    const own = name === "cpu" ? requests.slice(0, 7) : requests;
+    const own = slow.includes(name) ? requests.slice(0, 7) : requests;
 
     before(async () => {
       await activateTfjs(tfjs);
-      ({ kernels } = await kernelsFor(tfjs, choice));
+      kernels = await load();
       model = await loadServedModel(wide.checkpoint, kernels, 2);
       together = await model.score(own, signal);
       measured.set(name, together);

@@ -4,6 +4,10 @@
  * one number for each query, the logarithm of its sum of exponentials, and the backward pass makes the
  * probabilities again from it. Nothing is added atomically: the gradient of a key is the sum that one invocation
  * makes over the queries of all heads that share it.
+ *
+ * The forward pass adds up in one order, whichever program it is: a score is a chain of fused multiply-adds along the
+ * dimensions; keys are taken one after the other, each of which may raise the maximum so far, by which what was added
+ * up before shrinks (by exactly 1 where it does not). So the bits of a query depend on the keys before it alone.
  */
 import type { BufferSpec, Program } from "./program.ts";
 

@@ -72,10 +72,10 @@ ${entry}${queryOfLane}
     ${each((h) => `score = fma(q${h}, ${element("ks", h)}, score);`)}
     let isSeen = isQuery && s <= position;
     let highest = select(most, max(most, score), isSeen);
-    let shrink = exp(most - highest);
+    let shrink = select(1.0, exp(most - highest), highest > most);
     let weight = exp(score - highest);
     most = highest;
-    total = select(total, total * shrink + weight, isSeen);
+    total = select(total, fma(total, shrink, weight), isSeen);
     ${each(
       (h) => `{
       let v = ${element("vs", h)};
@@ -84,7 +84,8 @@ ${entry}${queryOfLane}
     )}
   }
   if (isQuery) {
-    ${each((h) => `y[own * ${headDim}u + ${h}u] = sum${h} / total;`)}
+    let share = 1.0 / total;
+    ${each((h) => `y[own * ${headDim}u + ${h}u] = sum${h} * share;`)}
     lse[statRow(b, t, n)] = most + log(total);
   }
 }`;

@@ -99,6 +99,11 @@ const queryOfLane = `
   let position = p.offset + t;
   let end = p.offset + min((group.x + 1u) * ${block}u, p.queries);`;
 
+/** Adds four dimensions to a score, one after the other. */
+function scoreOf(i: number): string {
+  return unrolled(4, (c) => `score = fma(q${i}[${c}], k[${c}], score);`);
+}
+
 function forward(shape: Shape): string {
   const { tile } = shape;
   return `
@@ -113,21 +118,23 @@ ${entry}${queryOfLane}
     let count = min(${tile}u, end - start);
     for (var j = 0u; j < count; j++) {
       if (isQuery && start + j <= position) {
-        ${dot(shape, "score", "q", "first")}
+        var score = 0.0;
+        ${each(shape, (i) => `{ let k = first[j * ${shape.vectors}u + ${i}u]; ${scoreOf(i)} }`)}
+        var shrink = 1.0;
         if (score > most) {
-          let shrink = exp(most - score);
+          shrink = exp(most - score);
           most = score;
-          total *= shrink;
           ${each(shape, (i) => `sum${i} *= shrink;`)}
         }
         let weight = exp(score - most);
-        total += weight;
+        total = fma(total, shrink, weight);
         ${each(shape, (i) => `sum${i} = fma(vec4f(weight), second[j * ${shape.vectors}u + ${i}u], sum${i});`)}
       }
     }
   }
   if (isQuery) {
-    ${each(shape, (i) => `sum${i} /= total; ${write("y", shape, "own", i, `sum${i}`)}`)}
+    let share = 1.0 / total;
+    ${each(shape, (i) => `sum${i} *= share; ${write("y", shape, "own", i, `sum${i}`)}`)}
     lse[statRow(b, t, n)] = most + log(total);
   }
 }`;

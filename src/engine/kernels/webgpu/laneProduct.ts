@@ -2,7 +2,8 @@
  * Matrix products for devices of 8-wide subgroups, which are processors in disguise (llvmpipe): every load of memory
  * is taken apart into its lanes there, workgroup memory included, so that a load costs as much as dozens of
  * multiplications. A subgroup computes 16 rows times 16 columns of y and loads each operand once for 8 steps of k:
- * what all lanes need is broadcast from the lane that loaded it.
+ * what all lanes need is broadcast from the lane that loaded it. For a handful of rows there are programs of fewer,
+ * in which each element of y is the same chain of fused multiply-adds.
  */
 import { halfText } from "./half.ts";
 import { defineProgram, unrolled, type Program } from "./program.ts";
@@ -16,15 +17,17 @@ const columnGroups = laneColumns / laneWidth;
 
 export interface LaneOptions {
   readonly form: Form;
+  /** Rows of a workgroup: `laneRows`, or fewer where the form is nt. */
+  readonly rows: number;
   readonly ending: Ending;
   readonly f16: boolean;
 }
 
 /** @returns the program; a workgroup (x, y) computes the block at column x, row y. */
-export function laneProgram({ form, ending, f16 }: LaneOptions): Program {
+export function laneProgram({ form, rows, ending, f16 }: LaneOptions): Program {
   const round = (value: string): string => (f16 ? `half(${value})` : value);
   return defineProgram({
-    name: `product ${form} lanes${f16 ? " f16" : ""}${endingName(ending)}`,
+    name: `product ${form} lanes ${rows}${f16 ? " f16" : ""}${endingName(ending)}`,
     enable: `enable subgroups;${f16 ? " enable f16;" : ""}`,
     buffers: [{ name: "a" }, { name: "b" }, ...(ending.bias ? [{ name: "bias" }] : []), { name: "y", write: true }],
     numbers: productNumbers,
@@ -39,26 +42,26 @@ fn bOf(k: u32, n: u32) -> f32 {
 }
 @compute @workgroup_size(${laneWidth})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let row = group.y * ${laneRows}u;
+  let row = group.y * ${rows}u;
   let column = group.x * ${laneColumns}u + lane;
-  ${unrolled(laneRows * columnGroups, (i) => `var sum${i} = 0.0;`)}
+  ${unrolled(rows * columnGroups, (i) => `var sum${i} = 0.0;`)}
   let whole = p.k / ${laneWidth}u * ${laneWidth}u;
   for (var k = 0u; k < whole; k += ${laneWidth}u) {
-    ${form === "tn" ? "" : unrolled(laneRows, (r) => `let a${r} = aOf(row + ${r}u, k + lane);`)}
-    ${unrolled(laneWidth, (i) => step(form, i))}
+    ${form === "tn" ? "" : unrolled(rows, (r) => `let a${r} = aOf(row + ${r}u, k + lane);`)}
+    ${unrolled(laneWidth, (i) => step(form, rows, i))}
   }
   for (var k = whole; k < p.k; k++) {
     ${unrolled(columnGroups, (g) => `let b${g} = bOf(k, column + ${g * laneWidth}u);`)}
-    ${unrolled(laneRows, (r) => `{ let a = aOf(row + ${r}u, k); ${addRow(r)} }`)}
+    ${unrolled(rows, (r) => `{ let a = aOf(row + ${r}u, k); ${addRow(r)} }`)}
   }
-  ${unrolled(laneRows, (r) => writeRow(ending, r))}
+  ${unrolled(rows, (r) => writeRow(ending, r))}
 }`,
   });
 }
 
 /** Step `i` of 8 along k. Where A is [K, M], the lanes hold rows and not steps of k. */
-function step(form: Form, i: number): string {
-  const rowGroups = laneRows / laneWidth;
+function step(form: Form, rows: number, i: number): string {
+  const rowGroups = rows / laneWidth;
   const loadA = unrolled(rowGroups, (g) => `let a${g} = aOf(row + ${g * laneWidth}u + lane, k + ${i}u);`);
   const valueOf = (r: number): string =>
     form === "tn"
@@ -67,7 +70,7 @@ function step(form: Form, i: number): string {
   return `{
     ${form === "tn" ? loadA : ""}
     ${unrolled(columnGroups, (g) => `let b${g} = bOf(k + ${i}u, column + ${g * laneWidth}u);`)}
-    ${unrolled(laneRows, (r) => `{ let a = ${valueOf(r)}; ${addRow(r)} }`)}
+    ${unrolled(rows, (r) => `{ let a = ${valueOf(r)}; ${addRow(r)} }`)}
   }`;
 }
 

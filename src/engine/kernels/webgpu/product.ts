@@ -1,7 +1,7 @@
 /**
  * What a matrix product is to the programs that compute it: y[M,N] = A B, in one of the three forms that a linear
- * layer and its gradients need. In the tiled and the lane programs each element of y is one chain of fused
- * multiply-adds in the order of k.
+ * layer and its gradients need. Each element of y is one chain of fused multiply-adds in the order of k,
+ * whichever program computes it.
  */
 import type * as tf from "@tensorflow/tfjs";
 

@@ -1,6 +1,7 @@
 /**
  * The matrix products of a device: which program computes one. The family follows from the device, the program from
- * the shape: nothing is chosen by timing, so that a run that is taken up again computes with the same.
+ * the shape: nothing is chosen by timing, so that a run that is taken up again computes with the same. Within a
+ * family all programs add up in the order of k, so that the bits of a row do not depend on how many there are.
  */
 import { invariant } from "../../../ops/errors.ts";
 import type { Gpu } from "./gpu.ts";
@@ -55,14 +56,16 @@ export function makeMultiply(gpu: Gpu, { family, f16 }: ProductOptions): Multipl
     const tensors = bias ? [a, b, bias, y] : [a, b, y];
     const numbers = numbersOf(product);
     const key = `${form}${endingName(ending)}`;
-    if (form === "nt" && m <= mostRows && !ending.accumulate) {
-      const program = cached(`rows ${key}`, () => rowProgram(family === "lanes" ? 8 : 64, ending, f16));
-      return gpu.run(program, tensors, { groups: gridOf(Math.ceil(n / rowColumns)), numbers });
-    }
+    const isFew = form === "nt" && m <= mostRows && !ending.accumulate;
     if (family === "lanes") {
-      const program = cached(key, () => laneProgram({ form, ending, f16 }));
-      const groups = [Math.ceil(n / laneColumns), Math.ceil(m / laneRows)] as const;
+      const rows = isFew ? (m === 1 ? 1 : mostRows) : laneRows;
+      const program = cached(`${key} ${rows}`, () => laneProgram({ form, rows, ending, f16 }));
+      const groups = [Math.ceil(n / laneColumns), Math.ceil(m / rows)] as const;
       return gpu.run(program, tensors, { groups, numbers });
+    }
+    if (isFew) {
+      const program = cached(`rows ${key}`, () => rowProgram(ending, f16));
+      return gpu.run(program, tensors, { groups: gridOf(Math.ceil(n / rowColumns)), numbers });
     }
     const isLarge = Math.ceil(m / largeTile.rows) * Math.ceil(n / largeTile.columns) >= manyTiles;
     const tile = isLarge ? largeTile : smallTile;

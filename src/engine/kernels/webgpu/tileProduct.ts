@@ -28,8 +28,9 @@ export interface TileOptions {
   readonly f16: boolean;
 }
 
-/** Elements of k in a slice. */
-const depth = 16;
+/** Elements of k in a slice; sums are filled up with zeros to a multiple of it. */
+export const sliceDepth = 16;
+const depth = sliceDepth;
 const slabs = depth / 4;
 
 export function tileInvocations({ rows, columns, blockRows, blockColumns }: Tile): number {
