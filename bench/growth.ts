@@ -5,6 +5,7 @@
  * size). Each growth runs in a process of its own, whose peak memory is told. Prints what it measured; decides nothing.
  *
  * node bench/growth.ts [--short] [--rounds N] [--split elementwise|even|scalar|tile] [--widths 410m-base,410m,1.1b]
+ *   [--widths-only]
  * `--short` takes two layers of each model (1 GB), for a look on a busy machine; "1.1b" writes 10.5 GB.
  */
 import { execFileSync, fork } from "node:child_process";
@@ -203,6 +204,7 @@ async function main(): Promise<void> {
       short: { type: "boolean" },
       rounds: { type: "string", default: "3" },
       split: { type: "string", default: "elementwise" },
+      "widths-only": { type: "boolean" },
       widths: { type: "string", default: "410m-base,410m,1.1b" },
     },
   });
@@ -210,7 +212,7 @@ async function main(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "cambium-bench-"));
   console.log(`node ${process.version}, ${availableParallelism()} cores`);
   try {
-    await benchStack(folder, layers, Number(values.rounds));
+    if (!values["widths-only"]) await benchStack(folder, layers, Number(values.rounds));
     for (const preset of values.widths.split(",")) {
       await benchWidth(folder, preset, layers, Number(values.rounds), values.split);
     }
