@@ -9,6 +9,7 @@ import { getBackend } from "../../../src/engine/backends/index.ts";
 import type { EvaluateResult, TaskResult } from "../../../src/engine/backends/work.ts";
 import type { ResolvedCheckpoint } from "../../../src/ops/manifest.ts";
 import { resolveFolder } from "../../helpers/hfModel.ts";
+import { missingGpu } from "../../helpers/gpu.ts";
 import { needsShared, sharedData } from "../../helpers/shared.ts";
 import {
   benchmarkFiles,
@@ -31,9 +32,9 @@ function longStories(): ResolvedCheckpoint {
   return { ...checkpoint, manifest: { ...checkpoint.manifest, config } };
 }
 
-async function evaluated(task: string, limit: number, maxLength: number): Promise<TaskResult> {
+async function evaluated(task: string, limit: number, maxLength: number, backend = "wasm"): Promise<TaskResult> {
   const events = await collect(
-    getBackend("wasm").evaluate(
+    getBackend(backend).evaluate(
       {
         checkpoint: longStories(),
         tasks: [{ task, path: join(benchmarks as string, benchmarkFiles[task] as string) }],
@@ -50,10 +51,18 @@ async function evaluated(task: string, limit: number, maxLength: number): Promis
   return (last.result as EvaluateResult).results[0] as TaskResult;
 }
 
-for (const task of ["arc_easy", "arc_challenge", "lambada_openai", "piqa", "sciq", "winogrande", "logiqa"]) {
-  test(`${task}: the first docs score as in lm_eval`, skip, async () => {
-    const limit = task === "logiqa" ? 4 : 24;
-    const { metrics, numDocs } = await evaluated(task, limit, 2048);
+const onGpu = { skip: skip.skip || ((await missingGpu()) ?? false) };
+for (const [task, limit, backend] of [
+  ...["arc_easy", "arc_challenge", "lambada_openai", "piqa", "sciq", "winogrande"].map(
+    (task) => [task, 24, "wasm"] as const,
+  ),
+  ["logiqa", 4, "wasm"],
+  ["arc_easy", 3, "webgpu"],
+  ["lambada_openai", 3, "webgpu"],
+] as const) {
+  test(`${task} on ${backend}: the first docs score as in lm_eval`, backend === "webgpu" ? onGpu : skip, async () => {
+    const { metrics, numDocs, settings } = await evaluated(task, limit, 2048, backend);
+    if (backend === "webgpu") assert.match(String(settings["kernels"]), /^webgpu-/);
     const samples = readHarnessRun("bos", task).samples.slice(0, limit);
     assert.equal(numDocs, limit);
     for (const key of ["acc", "acc_norm"] as const) {

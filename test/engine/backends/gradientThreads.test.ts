@@ -1,6 +1,6 @@
 /** Gradients of several threads: the bytes of one thread, in the order of the micro-batches, whoever is first. */
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { test, type TestContext } from "node:test";
 import * as tf from "@tensorflow/tfjs";
 import { startGradientThreads } from "../../../src/engine/backends/gradientThreads.ts";
 import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
@@ -17,6 +17,14 @@ import type { CodedError } from "../../../src/ops/errors.ts";
 import { tinyConfig } from "../train/trainerFixture.ts";
 
 const never = new AbortController().signal;
+
+/** Threads that end with the test, however it ends: one that is left would keep the process alive. */
+async function started(t: TestContext, ...args: Parameters<typeof startGradientThreads>): Promise<GradientSource> {
+  const source = await startGradientThreads(...args);
+  t.after(() => source.close());
+  return source;
+}
+
 const compute = { tfjs: "wasm", kernels: "auto", variant: null } as const;
 
 async function tinyModel(): Promise<
@@ -52,26 +60,22 @@ async function sums(source: GradientSource, count: number): Promise<[number, num
 }
 
 for (const threads of [2, 3]) {
-  test(`${threads} threads give the bytes of one, for any number of micro-batches, and after the weights changed`, async () => {
+  test(`${threads} threads give the bytes of one, for any number of micro-batches, and after the weights changed`, async (t) => {
     const model = await tinyModel();
-    const [one, several] = [localGradients(model), await startGradientThreads(model, threads, compute)];
-    try {
-      for (const count of [1, 2, 3, 5]) {
-        const before = tf.memory().numTensors;
-        assert.deepEqual(await sums(several, count), await sums(one, count), `${count} micro-batches`);
-        assert.equal(tf.memory().numTensors, before, "no tensor is left over");
-        for (const weight of model.weights.values()) tf.tidy(() => weight.assign(tf.mul(weight, 0.9) as tf.Tensor));
-      }
-    } finally {
-      await several.close();
-      model.dispose();
+    const [one, several] = [localGradients(model), await started(t, model, threads, compute)];
+    for (const count of [1, 2, 3, 5]) {
+      const before = tf.memory().numTensors;
+      assert.deepEqual(await sums(several, count), await sums(one, count), `${count} micro-batches`);
+      assert.equal(tf.memory().numTensors, before, "no tensor is left over");
+      for (const weight of model.weights.values()) tf.tidy(() => weight.assign(tf.mul(weight, 0.9) as tf.Tensor));
     }
+    model.dispose();
   });
 }
 
-test("what a helper fails with is thrown under its own code, and the threads can still be closed", async () => {
+test("what a helper fails with is thrown under its own code, and the threads can still be closed", async (t) => {
   const model = await tinyModel();
-  const source = await startGradientThreads(model, 2, compute);
+  const source = await started(t, model, 2, compute);
   async function* spoiled(): AsyncGenerator<MicroBatch> {
     yield* microBatches(1);
     for await (const batch of microBatches(1)) yield { ...batch, ids: batch.ids.map(() => tinyConfig.vocabSize) };
@@ -86,9 +90,9 @@ test("what a helper fails with is thrown under its own code, and the threads can
   model.dispose();
 });
 
-test("a closed helper is reported instead of waited for", async () => {
+test("a closed helper is reported instead of waited for", async (t) => {
   const model = await tinyModel();
-  const source = await startGradientThreads(model, 2, compute);
+  const source = await started(t, model, 2, compute);
   await source.close();
   await assert.rejects(source.sum(microBatches(2), never), /helper thread of the training has ended/);
   model.dispose();

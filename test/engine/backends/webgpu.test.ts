@@ -115,6 +115,41 @@ test(
   },
 );
 
+for (const name of ["stories260K-bf16", "stories260K-f16-sharded"]) {
+  const path = sharedData("checkpoints", name);
+  const skip = missing ?? (path ? false : "no shared data");
+  test(`${name} is loaded as on cpu, widened exactly`, { skip }, async () => {
+    const ids = [1, 403, 407, 261, 378, 298, 395, 447, 266, 318];
+    const scores = [];
+    for (const backend of ["webgpu", "cpu"]) {
+      const model = await getBackend(backend).load(resolveFolder(path as string));
+      scores.push((await model.score([{ ids, start: 1 }], never))[0]!.logLikelihood);
+      model.close();
+    }
+    const off = Math.abs(scores[0]! - scores[1]!);
+    assert.ok(off < 1e-4 && scores[0]! < -1, `${scores}`);
+  });
+}
+
+const bf16 = sharedData("checkpoints", "stories260K-bf16");
+test(
+  "a training of a bf16 checkpoint leaves what it does not change in bf16, with its bytes, and writes the rest in float32",
+  { skip: missing ?? (bf16 ? false : "no shared data") },
+  async () => {
+    const folder = temporaryFolder();
+    const checkpoint = resolveFolder(bf16 as string);
+    const trainable = ["model.norm.weight", "model.layers.4.mlp.down_proj.weight"];
+    const work = { ...tinyWork(checkpoint, tinyDataset(folder), folder), tokens: 64, trainable };
+    const { state } = resultOf(await collect(getBackend("webgpu").train(work, never)));
+    for (const [i, tensor] of state.weights.entries()) {
+      const before = checkpoint.manifest.tensors[i]!;
+      if (!trainable.includes(tensor.name)) assert.deepEqual(tensor, before);
+      else assert.deepEqual([tensor.name, tensor.dtype, tensor.shape], [before.name, "F32", before.shape]);
+    }
+    assert.deepEqual(new Set(checkpoint.manifest.tensors.map(({ dtype }) => dtype)), new Set(["BF16"]));
+  },
+);
+
 test("a training stopped and resumed on one device ends with the bytes of one that was not", options, async () => {
   const folder = temporaryFolder();
   const work = tinyWork(await tinyCheckpoint(folder), tinyDataset(folder), folder);

@@ -38,11 +38,13 @@ export async function openTestBed(options: {
   databaseUrl?: string | null;
   dataDir?: string;
   importHandler?: Handler<"checkpoint_import">;
+  handlers?: Partial<Handlers>;
   environment?: Record<string, string>;
 }): Promise<TestBed> {
   const dataDir = options.dataDir ?? temporaryFolder();
   const handlers: Handlers = {
     ...realHandlers,
+    ...options.handlers,
     checkpoint_import: options.importHandler ?? realHandlers.checkpoint_import,
   };
   const databaseUrl = options.databaseUrl ?? null;
