@@ -50,7 +50,14 @@ function rowOf({ id, manifest }: ResolvedCheckpoint, names: Readonly<Record<stri
   };
 }
 
-function storeOf(checkpoints: Map<string, ResolvedCheckpoint>, names: Readonly<Record<string, string>>): Store {
+/** Secrets with their scopes. */
+type Keys = Readonly<Record<string, readonly string[]>>;
+
+function storeOf(
+  checkpoints: Map<string, ResolvedCheckpoint>,
+  names: Readonly<Record<string, string>>,
+  keys: Keys,
+): Store {
   const find = (idOrName: string): ResolvedCheckpoint => {
     const found = [...checkpoints.values()].find(({ id }) => id === idOrName || names[id] === idOrName);
     if (found) return found;
@@ -66,16 +73,19 @@ function storeOf(checkpoints: Map<string, ResolvedCheckpoint>, names: Readonly<R
       resolve: async (row: CheckpointRow) => find(row.id),
     },
     ping: async () => undefined,
-    keys: { count: async () => 0, verify: async () => null },
+    keys: {
+      count: async () => Object.keys(keys).length,
+      verify: async (secret: string) => (keys[secret] ? { id: `key_${secret}`, scopes: keys[secret] } : null),
+    },
   } as unknown as Store;
 }
 
-/** @param names names of checkpoints by id */
+/** @param options names of checkpoints by id; keys, of which none opens the server to all */
 export async function startInferenceServer(
   checkpoints: readonly ResolvedCheckpoint[],
-  options: { names?: Readonly<Record<string, string>>; limits?: Partial<PoolLimits>; entry?: URL } = {},
+  options: { names?: Readonly<Record<string, string>>; limits?: Partial<PoolLimits>; entry?: URL; keys?: Keys } = {},
 ): Promise<InferenceServer> {
-  const { names = {}, limits, entry } = options;
+  const { names = {}, limits, entry, keys = {} } = options;
   const held = new Map(checkpoints.map((checkpoint) => [checkpoint.id, checkpoint]));
   const metrics = createMetrics();
   const pool = createModelPool({
@@ -89,7 +99,7 @@ export async function startInferenceServer(
     settings: parseSettings({}),
     log: pino({ level: "silent" }),
     metrics,
-    store: storeOf(held, names),
+    store: storeOf(held, names, keys),
     queue: {},
     uploads: {},
     backends: async () => [],

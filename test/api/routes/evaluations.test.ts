@@ -92,6 +92,36 @@ describe("evaluations", () => {
     );
   });
 
+  test("progress tells a share and the time left while it runs; cancelled, it has no results and computes no more", async () => {
+    const folder = join(api.settings.benchmarksDir, "piqa");
+    mkdirSync(folder, { recursive: true });
+    const docs = Array.from({ length: 3_000 }, (_, i) => ({
+      goal: `Go ${i}`,
+      sol1: "on and on",
+      sol2: "left",
+      label: 0,
+    }));
+    writeFileSync(join(folder, "validation.jsonl"), docs.map((doc) => JSON.stringify(doc)).join("\n"));
+    const request = { checkpoint: "base", tasks: ["piqa"], backend: "cpu" };
+    const { body: job } = await api.call("POST", "/v1/evaluations", { body: request });
+    const jobNow = async () => (await api.call("GET", `/v1/jobs/${job.id}`)).body;
+    let seen = await jobNow();
+    for (const deadline = Date.now() + 60_000; !(seen.progress?.eta_seconds > 0); seen = await jobNow()) {
+      assert.ok(["queued", "running"].includes(seen.status) && Date.now() < deadline, JSON.stringify(seen));
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    assert.ok(seen.progress.fraction > 0 && seen.progress.fraction < 1, JSON.stringify(seen.progress));
+    await api.call("POST", `/v1/jobs/${job.id}/cancel`);
+    for (const deadline = Date.now() + 60_000; seen.status !== "cancelled"; seen = await jobNow()) {
+      assert.ok(Date.now() < deadline, JSON.stringify(seen));
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    const { body } = await api.call("GET", `/v1/evaluations/${job.request.evaluation}`);
+    assert.deepEqual([body.status, body.results], ["cancelled", []]);
+    assertProblem(await api.call("GET", `/v1/evaluations/${body.id}/samples`), 409, "conflict");
+    rmSync(folder, { recursive: true });
+  });
+
   test("400, 404 and 422: unknown tasks, unknown ids, tasks whose file is not there", async () => {
     const post = (change: object) =>
       api.call("POST", "/v1/evaluations", { body: { checkpoint: "base", tasks: ["arc_easy"], ...change } });
