@@ -14,17 +14,20 @@ import { tinyCheckpoint } from "../../helpers/tinyCheckpoint.ts";
 /** A model that is arithmetic, and misbehaves when asked to: 901 ends its process, 902 has no finite logits. */
 const entry = new URL("../../engine/serving/tableChild.ts", import.meta.url);
 const [dies, diverges] = [901, 902];
-const model = tinyCheckpoint({ id: "ckpt_table", bytes: false, config: { vocabSize: 1000, eosTokenIds: [] } });
+const config = { vocabSize: 1000, eosTokenIds: [], maxPositionEmbeddings: 4096 };
+const model = tinyCheckpoint({ id: "ckpt_table", bytes: false, config });
+const other = tinyCheckpoint({ id: "ckpt_other", bytes: false, config });
 const bare = chatCheckpoint("ckpt_bare", { "tokenizer_config.json": JSON.stringify({ bos_token: "<s>" }) });
 let server: InferenceServer;
 
 before(async () => {
   const keys = { reader: ["read"], blob: ["worker"] };
-  server = await startInferenceServer([model.checkpoint, bare.checkpoint], { entry, keys });
+  server = await startInferenceServer([model.checkpoint, other.checkpoint, bare.checkpoint], { entry, keys });
 });
 after(async () => {
   await server.close();
   model.remove();
+  other.remove();
   bare.remove();
 });
 
@@ -107,6 +110,18 @@ test("5xx: a model whose process dies or whose logits are not finite fails its o
   const diverged = client.completions.create({ ...asked, prompt: [diverges] });
   await fails(diverged, errors.APIError, "diverged", /not finite/);
   assert.deepEqual((await client.completions.create(asked)).usage, expected);
+});
+
+test("a process that dies takes the requests in it along and no others", async () => {
+  const client = clientOf();
+  const long = { ...asked, max_tokens: 300, temperature: 2 };
+  await Promise.all(["ckpt_table", "ckpt_other"].map((id) => client.completions.create({ ...asked, model: id })));
+  const elsewhere = client.completions.create({ ...long, model: "ckpt_other" });
+  const beside = assert.rejects(client.completions.create({ ...long, max_tokens: 4000 }), /ckpt_table ended/);
+  const crash = assert.rejects(client.completions.create({ ...asked, prompt: [dies] }), /ckpt_table ended/);
+  await Promise.all([beside, crash]);
+  assert.equal((await elsewhere).usage?.completion_tokens, 300);
+  assert.equal((await client.completions.create(asked)).usage?.completion_tokens, 3);
 });
 
 test("a client that gives up or breaks off a stream gets its own error, and the server goes on", async () => {
