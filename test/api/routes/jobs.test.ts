@@ -228,4 +228,16 @@ describe("jobs", () => {
     const { body } = await api.call("GET", `/v1/jobs/${job.id}/events?limit=100`);
     assert.ok(body.data.some((event: { message?: string }) => /kernels native-bf16/.test(JSON.stringify(event))));
   });
+
+  test("precision: mixed_f16 trains where the GPU has 16-bit floats", async (t) => {
+    if (onWorkers) return t.skip("the workers of this run have no GPU");
+    const { data } = (await api.call("GET", "/v1/backends")).body;
+    const webgpu = data.find(({ name }: { name: string }) => name === "webgpu");
+    if (!webgpu?.available) return t.skip(webgpu?.reason ?? "there is no webgpu");
+    if (!webgpu.features.mixed_f16) return t.skip(webgpu.features.mixed_f16_reason);
+    const job = await api.work("/v1/trainings", training(2, { backend: "webgpu", precision: "mixed_f16" }));
+    assert.equal(job.request.precision, "mixed_f16");
+    const { body } = await api.call("GET", `/v1/jobs/${job.id}/events?limit=100`);
+    assert.match(JSON.stringify(body.data), /kernels webgpu-(lanes|tiles)-f16/);
+  });
 });
