@@ -12,7 +12,7 @@ import { CodedError } from "../../ops/errors.ts";
 import { seededStream } from "../../ops/rng.ts";
 import type { Decoder, Sequence } from "./decoder.ts";
 import { maxStepTokens, steps, stepTokensWithLogits } from "./decoder.ts";
-import { tokenLogprobs } from "./logprobs.ts";
+import { rowStats, tokenLogprobs } from "./logprobs.ts";
 import { sample } from "./sample.ts";
 import type { GenerateEvent, GenerateRequest, TokenLogprobs } from "./servedModel.ts";
 
@@ -60,8 +60,9 @@ async function* decode(
   const stopIds = new Set(request.stopIds);
   let next = first;
   for (let made = 1; ; made++) {
-    const id = sample(next, request, uniform);
-    const logprobs = request.logprobs === null ? null : tokenLogprobs(next, id, request.logprobs);
+    const stats = request.logprobs === null ? undefined : rowStats(next);
+    const id = sample(next, request, uniform, stats);
+    const logprobs = request.logprobs === null ? null : tokenLogprobs(next, id, request.logprobs, stats);
     if (stopIds.has(id)) return yield { type: "end", reason: "stop", stopToken: { id, logprobs } };
     yield { type: "token", id, logprobs };
     if (made === newTokens) return yield { type: "end", reason: "length", stopToken: null };

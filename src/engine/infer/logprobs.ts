@@ -6,34 +6,52 @@
 import { CodedError } from "../../ops/errors.ts";
 import type { TokenLogprobs } from "./servedModel.ts";
 
-export interface RowStats {
-  /** First index of the highest logit. */
+/** The highest logit of a row. */
+export interface RowPeak {
+  /** Its first index. */
   readonly argmax: number;
   readonly max: number;
+}
+
+export interface RowStats extends RowPeak {
+  /** Sum of exp(logit - max), in [1, V]. */
+  readonly sum: number;
   /** ln of the sum of exp(logit - max), in [0, ln V]. */
   readonly logSum: number;
 }
 
 /**
  * @param logits one row, [V]
- * @throws diverged when a logit is not finite: no probability can be told from such a row
+ * @throws diverged when a logit is NaN or infinite, but for minus infinity: no probability can be told from such a row
  */
-export function rowStats(logits: Float32Array): RowStats {
+export function rowPeak(logits: Float32Array): RowPeak {
   let argmax = 0;
   let max = -Infinity;
+  let numbers = 0;
   for (let id = 0; id < logits.length; id++) {
     const value = logits[id]!;
-    if (value > max) {
+    if (value <= max) numbers++;
+    else if (value > max) {
+      numbers++;
       max = value;
       argmax = id;
     }
   }
-  let sum = 0;
-  for (let id = 0; id < logits.length; id++) sum += Math.exp(logits[id]! - max);
-  if (!Number.isFinite(max) || !Number.isFinite(sum)) {
+  if (!Number.isFinite(max) || numbers < logits.length) {
     throw new CodedError("diverged", "the model's logits are not finite: its weights are damaged or have diverged");
   }
-  return { argmax, max, logSum: Math.log(sum) };
+  return { argmax, max };
+}
+
+/**
+ * @param logits one row, [V]
+ * @throws diverged as `rowPeak`
+ */
+export function rowStats(logits: Float32Array): RowStats {
+  const { argmax, max } = rowPeak(logits);
+  let sum = 0;
+  for (let id = 0; id < logits.length; id++) sum += Math.exp(logits[id]! - max);
+  return { argmax, max, sum, logSum: Math.log(sum) };
 }
 
 /** @returns ln p(id) as a float32 value. */
@@ -58,10 +76,15 @@ export function topIds(logits: Float32Array, count: number): number[] {
 /**
  * @param token the id that came next
  * @param top alternatives to report, 0 or more
+ * @param stats of the row, where they are known already
  * @throws diverged
  */
-export function tokenLogprobs(logits: Float32Array, token: number, top: number): TokenLogprobs {
-  const stats = rowStats(logits);
+export function tokenLogprobs(
+  logits: Float32Array,
+  token: number,
+  top: number,
+  stats: RowStats = rowStats(logits),
+): TokenLogprobs {
   return {
     token,
     logprob: logprobOf(logits, stats, token),

@@ -3,7 +3,8 @@
  * cut to its nucleus (Holtzman et al. 2020, arXiv:1904.09751, section 3.1). A draw takes exactly one uniform
  * number, so a seed names one text on every machine whose logits agree.
  */
-import { rowStats } from "./logprobs.ts";
+import type { RowStats } from "./logprobs.ts";
+import { rowPeak, rowStats } from "./logprobs.ts";
 
 export interface SampleSettings {
   /** 0 = greedy. */
@@ -15,12 +16,19 @@ export interface SampleSettings {
 /**
  * @param logits one row, [V]
  * @param uniform a number in [0, 1) per call; called once per draw, never when greedy
+ * @param known stats of the row, where they are known already: exponentials are most of a draw's time
  * @returns the chosen id; greedy: the first id with the highest logit
  * @throws diverged when the logits are not finite
  */
-export function sample(logits: Float32Array, settings: SampleSettings, uniform: () => number): number {
-  const { argmax, max } = rowStats(logits);
-  if (settings.temperature === 0) return argmax;
+export function sample(
+  logits: Float32Array,
+  settings: SampleSettings,
+  uniform: () => number,
+  known?: RowStats,
+): number {
+  if (settings.temperature === 0) return (known ?? rowPeak(logits)).argmax;
+  if (settings.temperature === 1 && settings.topP >= 1) return drawPlain(logits, uniform(), known ?? rowStats(logits));
+  const { argmax, max } = known ?? rowPeak(logits);
   const weights = new Float64Array(logits.length);
   let total = 0;
   for (let id = 0; id < logits.length; id++) {
@@ -36,6 +44,21 @@ export function sample(logits: Float32Array, settings: SampleSettings, uniform: 
   // The smallest set whose mass reaches topP: the id that crosses the line belongs to it, and one always does.
   while (size < order.length && (size === 0 || mass < settings.topP * total)) mass += weights[order[size++]!]!;
   return pick(weights, order.subarray(0, size), draw * mass, argmax);
+}
+
+/** At temperature 1 the weights are the terms of the row's sum; those up to the drawn id are computed again. */
+function drawPlain(logits: Float32Array, draw: number, { argmax, max, sum }: RowStats): number {
+  const target = draw * sum;
+  let mass = 0;
+  let last = argmax;
+  for (let id = 0; id < logits.length; id++) {
+    const weight = Math.exp(logits[id]! - max);
+    if (weight === 0) continue;
+    mass += weight;
+    last = id;
+    if (target < mass) return id;
+  }
+  return last;
 }
 
 /** Ids by falling weight; the lower id first among equals. */
