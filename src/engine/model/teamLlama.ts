@@ -216,7 +216,7 @@ function attend({ member, c, scratch }: TeamThread, model: TeamLlama, layer: num
       const { rows: own, offset, pages } = step.sequences[which]!;
       const [first, ofQueries, ofKeys] = [firsts[which]!, kv * group * headDim * 4, kv * headDim * 4];
       const at = (place: Rows): number => rowAt(place, first);
-      const cache = [kv, kvHeads, layerBytes, pages] as const;
+      const cache = [kv, layerBytes, pages] as const;
       const queries = [at(q) + ofQueries, q.stride] as const;
       const past = [at(k) + ofKeys, at(v) + ofKeys, k.stride] as const;
       const out = [at(mixed) + ofQueries, mixed.stride] as const;

@@ -1,7 +1,7 @@
 /*
- * causalAttention over a cache of pages: PAGE positions each, where the keys of one head lie side by side, and its
- * values, so that a head's past is read in order. A page of a sequence holds all layers; `layer` is the place of this
- * one in it, in bytes: keys [K, PAGE, H], then values [K, PAGE, H]. A page is a block of keys of attention.h, and the
+ * causalAttention over a cache of pages of PAGE positions. A page of a sequence holds all layers; `layer` is the place
+ * of this one in it, in bytes, where each key/value head has its keys turned, [H, PAGE], and behind them its values,
+ * [PAGE, H]: so one query reads them in order and turns nothing. A page is a block of keys of attention.h, and the
  * steps and their order are those of attentionForward.c and attentionDecode.c, so a query has the same bytes.
  *
  * One call does one key/value head of one sequence: turns (rope) its new keys and the queries that share it, puts keys
@@ -34,6 +34,26 @@ INLINE void turn(const float *x, const float *cos, const float *sin, float *y, i
   }
 }
 
+/* Columns that are summed at once, in registers. */
+#define WIDE (4 * NR)
+#define EACH_WIDE _Pragma("clang loop unroll(full)") for (int v = 0; v < WIDE / 4; v++)
+
+/* c[n] += sum over k of a[k] b[k][n], each chain going on from c; b is read in order, row by row. */
+INLINE void addColumns(int n, int k, const float *a, const float *b, int ldb, float *c) {
+  int j = 0;
+  for (; j + WIDE <= n; j += WIDE) {
+    v128_t sum[WIDE / 4];
+    EACH_WIDE sum[v] = load(c + j + 4 * v);
+    const float *p = b + j;
+    for (int t = 0; t < k; t++, p += ldb) {
+      v128_t x = wasm_v128_load32_splat(a + t);
+      EACH_WIDE sum[v] = MADD(x, load(p + 4 * v), sum[v]);
+    }
+    EACH_WIDE store(c + j + 4 * v, sum[v]);
+  }
+  if (j < n) directColumns(1, n - j, k, a, k, b + j, ldb, c + j, n);
+}
+
 typedef struct {
   const uint32_t *pages;
   int keys, values; /* places of this head's keys and values in a page, in bytes */
@@ -50,9 +70,14 @@ INLINE void attendOne(Exp e, Past past, int heads, int h, int seen, const float 
   fillZero(out, heads * h);
   for (int j0 = 0; j0 < seen; j0 += KEYS) {
     int kb = minInt(seen - j0, KEYS);
-    directRows(heads, kb, h, q, h, keysOf(past, j0 / KEYS), h, scores, KEYS, 0);
-    for (int g = 0; g < heads; g++) softmaxStep(e, scores + g * KEYS, kb, scale, max + g, sum + g, out + g * h, h);
-    directColumns(heads, h, kb, scores, KEYS, valuesOf(past, j0 / KEYS), h, out, h);
+    const float *k = keysOf(past, j0 / KEYS), *v = valuesOf(past, j0 / KEYS);
+    for (int g = 0; g < heads; g++) {
+      float *row = scores + g * KEYS;
+      for (int i = 0; i < KEYS; i += 4) store(row + i, SPLAT(0.0f));
+      addColumns(kb, h, q + g * h, k, PAGE, row);
+      softmaxStep(e, row, kb, scale, max + g, sum + g, out + g * h, h);
+      addColumns(h, kb, row, v, h, out + g * h);
+    }
   }
   for (int g = 0; g < heads; g++) softmaxEnd(max[g], sum[g], out + g * h, h);
 }
@@ -107,7 +132,7 @@ INLINE void attendMany(Past past, int t, int heads, int h, int offset, const flo
   for (int j0 = 0; j0 < offset + t; j0 += KEYS) {
     int kb = minInt(offset + t - j0, KEYS), start = j0 > offset ? j0 - offset : 0;
     const float *v = valuesOf(past, j0 / KEYS);
-    packBlock(x.keys, keysOf(past, j0 / KEYS), h, 1, kb, h, NR);
+    packBlock(x.keys, keysOf(past, j0 / KEYS), PAGE, 0, kb, h, NR);
     packBlock(x.values, v, h, 0, h, kb, NR);
     for (int g = 0; g < heads; g++) {
       for (int t0 = start; t0 < t; t0 += QUERIES) {
@@ -129,16 +154,18 @@ INLINE void attendMany(Past past, int t, int heads, int h, int offset, const flo
  * the first of the `heads` query heads that share it, k and v [t, ldk] from that head; cos and sin [t, h / 2].
  */
 EXPORT(paged_attention)
-void pagedAttention(int t, int heads, int h, int offset, int kv, int kvHeads, int layer, const uint32_t *pages, float *q,
-                    int ldq, const float *k, const float *v, int ldk, const float *cos, const float *sin, float *out,
-                    int ldo, float *scratch) {
+void pagedAttention(int t, int heads, int h, int offset, int kv, int layer, const uint32_t *pages, float *q, int ldq,
+                    float *k, const float *v, int ldk, const float *cos, const float *sin, float *out, int ldo,
+                    float *scratch) {
   int bytes = PAGE * h * 4;
-  Past past = {pages, layer + kv * bytes, layer + (kvHeads + kv) * bytes};
+  Past past = {pages, layer + 2 * kv * bytes, layer + (2 * kv + 1) * bytes};
   for (int row = 0; row < t; row++) {
-    int position = offset + row, place = position % PAGE * h;
+    int position = offset + row, place = position % PAGE;
+    float *key = (float *)keysOf(past, position / PAGE) + place;
     const float *c = cos + row * (h / 2), *s = sin + row * (h / 2);
-    turn(k + row * ldk, c, s, (float *)keysOf(past, position / PAGE) + place, h);
-    __builtin_memcpy((float *)valuesOf(past, position / PAGE) + place, v + row * ldk, (uint32_t)h * 4);
+    turn(k + row * ldk, c, s, k + row * ldk, h);
+    for (int i = 0; i < h; i++) key[i * PAGE] = k[row * ldk + i];
+    __builtin_memcpy((float *)valuesOf(past, position / PAGE) + place * h, v + row * ldk, (uint32_t)h * 4);
     for (int g = 0; g < heads; g++) turn(q + row * ldq + g * h, c, s, q + row * ldq + g * h, h);
   }
   if (t > DECODE_ROWS) return attendMany(past, t, heads, h, offset, q, ldq, out, ldo, scratch);
