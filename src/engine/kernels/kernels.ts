@@ -17,45 +17,6 @@ export interface RopeTables {
   readonly sin: tf.Tensor2D;
 }
 
-/** What one sequence of a step brings to `cachedAttention`. */
-export interface CachedRows {
-  /** [1, S, K, H] each: positions 0 .. offset - 1 hold the sequence's past; nothing else may hold their bytes. */
-  readonly keys: tf.Tensor4D;
-  readonly values: tf.Tensor4D;
-  /** Position of the first of its new rows. */
-  readonly offset: number;
-  /** New rows, 1 or more; offset + rows <= S. */
-  readonly rows: number;
-}
-
-/** A matrix [O, I], and a bias [O] or none. */
-export interface Projection {
-  readonly weight: tf.Tensor2D;
-  readonly bias: tf.Tensor1D | null;
-}
-
-/** The weights of one layer. */
-export interface BlockWeights {
-  /** [D]: gains of the norms before attention and before the MLP. */
-  readonly inputNorm: tf.Tensor1D;
-  readonly postNorm: tf.Tensor1D;
-  readonly q: Projection;
-  readonly k: Projection;
-  readonly v: Projection;
-  readonly o: Projection;
-  readonly gate: Projection;
-  readonly up: Projection;
-  readonly down: Projection;
-}
-
-export interface BlockShape {
-  readonly numHeads: number;
-  readonly numKeyValueHeads: number;
-  readonly headDim: number;
-  /** Of the norms. */
-  readonly eps: number;
-}
-
 export interface AdamwStep {
   readonly learningRate: number;
   readonly beta1: number;
@@ -117,32 +78,6 @@ export interface Kernels {
    * hold the target's bytes. A backend whose tensors cannot be changed leaves it out.
    */
   writePositions?(target_1SKH: tf.Tensor4D, at: number, source_BTKH: tf.Tensor4D, index: number): void;
-
-  /**
-   * `causalAttention` of rows of several sequences, R in all, each over its own past: rows lie in the order of
-   * `sequences`. Each sequence's new keys and values are put into its tensors, in place, at its offset. A row has the
-   * bytes that `causalAttention` gives it. A backend whose tensors cannot be changed leaves it out.
-   */
-  cachedAttention?(
-    q_1RNH: tf.Tensor4D,
-    k_1RKH: tf.Tensor4D,
-    v_1RKH: tf.Tensor4D,
-    sequences: readonly CachedRows[],
-  ): tf.Tensor4D;
-
-  /**
-   * A whole layer over the rows of several sequences, without a tensor in between: x becomes x + attention(norm(x)),
-   * then that + mlp(norm(that)), in place; nothing else may hold its bytes. Angles [R, H/2], one row for each of x;
-   * sequences as for `cachedAttention`. The bytes are those of the single operations above. Not differentiated; a
-   * backend whose tensors cannot be changed leaves it out.
-   */
-  cachedBlock?(
-    x_RD: tf.Tensor2D,
-    weights: BlockWeights,
-    tables: RopeTables,
-    sequences: readonly CachedRows[],
-    shape: BlockShape,
-  ): void;
 
   /** Generation and scoring go beside tfjs, on memory that threads share; absent where there is no such thing. */
   readonly inference?: InferenceKernels;

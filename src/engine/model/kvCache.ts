@@ -5,8 +5,7 @@
  * otherwise keep one buffer for every length there ever was. Attention never reads beyond the query's own position,
  * so the tail is never seen.
  *
- * A cache is filled by the model alone: one `append` (or `reserve`, and a kernel that writes in place) for each
- * layer, then one `advance`.
+ * A cache is filled by the model alone: one `append` for each layer, then one `advance`.
  */
 import * as tf from "@tensorflow/tfjs";
 import type { Kernels } from "../kernels/kernels.ts";
@@ -72,25 +71,6 @@ export class KvCache {
     before?.values.dispose();
     this.#layers[layer] = { keys, values };
     return { k_1SKH: keys, v_1SKH: values };
-  }
-
-  /**
-   * Makes room in a layer for positions up to `capacity`, whose bytes then mean nothing yet.
-   * @returns the layer's tensors, [1, S >= capacity, K, H] each; owned by the cache
-   */
-  reserve(layer: number, capacity: number, heads: number, headDim: number): { keys: tf.Tensor4D; values: tf.Tensor4D } {
-    const before = this.#layers[layer] ?? null;
-    if (before && before.keys.shape[1] >= capacity) return before;
-    const grown = (held: tf.Tensor4D | undefined): tf.Tensor4D =>
-      tf.tidy(() => {
-        const room = tf.fill([1, this.#roomFor(capacity) - this.#length, heads, headDim], 0) as tf.Tensor4D;
-        return tf.keep(held && this.#length > 0 ? tf.concat([firstOf(held, this.#length), room], 1) : room);
-      });
-    const after = { keys: grown(before?.keys), values: grown(before?.values) };
-    before?.keys.dispose();
-    before?.values.dispose();
-    this.#layers[layer] = after;
-    return after;
   }
 
   /** Counts `positions` more as held, after all layers have been given them. */

@@ -14,7 +14,7 @@
  */
 import * as tf from "@tensorflow/tfjs";
 import type { LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
-import type { CachedRows, Kernels, Projection, RopeTables } from "../kernels/kernels.ts";
+import type { Kernels, RopeTables } from "../kernels/kernels.ts";
 import type { KvCache } from "./kvCache.ts";
 import { ropeAngles } from "./ropeTables.ts";
 
@@ -80,8 +80,7 @@ function stream(run: Run, ids: Int32Array): tf.Tensor2D {
     const tables = ropeTables(run);
     let x = kernels.embedding(tf.tensor1d(ids, "int32"), matrix(weights, "model.embed_tokens.weight"));
     for (let layer = 0; layer < config.numHiddenLayers; layer++) {
-      if (run.sequences && kernels.cachedBlock) blockInPlace(run, run.sequences, layer, x, tables);
-      else x = block(run, layer, x, tables);
+      x = block(run, layer, x, tables);
     }
     return kernels.rmsNorm(x, vector(weights, "model.norm.weight"), config.rmsNormEps);
   });
@@ -135,44 +134,6 @@ function block(run: Run, layer: number, x_RD: tf.Tensor2D, tables: RopeTables): 
   });
 }
 
-/** The same, by the one kernel for it where there is one. */
-function blockInPlace(
-  { kernels, config, weights }: Run,
-  sequences: readonly SequenceRows[],
-  layer: number,
-  x_RD: tf.Tensor2D,
-  tables: RopeTables,
-): void {
-  const prefix = `model.layers.${layer}.`;
-  const projection = (name: string, hasBias: boolean): Projection => ({
-    weight: matrix(weights, `${prefix}${name}.weight`),
-    bias: hasBias ? vector(weights, `${prefix}${name}.bias`) : null,
-  });
-  const attend = (name: string): Projection => projection(`self_attn.${name}_proj`, config.attentionBias);
-  const mlpPart = (name: string): Projection => projection(`mlp.${name}_proj`, config.mlpBias);
-  const { numAttentionHeads: numHeads, numKeyValueHeads, headDim, rmsNormEps: eps } = config;
-  kernels.cachedBlock?.(
-    x_RD,
-    {
-      inputNorm: vector(weights, `${prefix}input_layernorm.weight`),
-      postNorm: vector(weights, `${prefix}post_attention_layernorm.weight`),
-      ...{ q: attend("q"), k: attend("k"), v: attend("v"), o: attend("o") },
-      ...{ gate: mlpPart("gate"), up: mlpPart("up"), down: mlpPart("down") },
-    },
-    tables,
-    cachedRows(sequences, layer, numKeyValueHeads, headDim),
-    { numHeads, numKeyValueHeads, headDim, eps },
-  );
-}
-
-/** @returns the caches of a layer with room for the new rows. */
-function cachedRows(sequences: readonly SequenceRows[], layer: number, heads: number, headDim: number): CachedRows[] {
-  return sequences.map(({ cache, rows }) => {
-    const room = cache.reserve(layer, cache.length + rows, heads, headDim);
-    return { ...room, offset: cache.length, rows };
-  });
-}
-
 function attention(run: Run, layer: number, x_RD: tf.Tensor2D, tables: RopeTables): tf.Tensor2D {
   const { kernels, config, batch, length, sequences } = run;
   const prefix = `model.layers.${layer}.self_attn.`;
@@ -199,10 +160,6 @@ function cachedAttention(
   k_1RKH: tf.Tensor4D,
   v_1RKH: tf.Tensor4D,
 ): tf.Tensor4D {
-  const [, , heads, headDim] = k_1RKH.shape;
-  if (kernels.cachedAttention) {
-    return kernels.cachedAttention(q_1RNH, k_1RKH, v_1RKH, cachedRows(sequences, layer, heads, headDim));
-  }
   let first = 0;
   const mixed = sequences.map(({ cache, rows }) => {
     const [q, k, v] = [q_1RNH, k_1RKH, v_1RKH].map((x) => rowsOf(x, first, rows)) as [

@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as tf from "@tensorflow/tfjs";
 import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
+import { kernelsFor } from "../../../src/engine/kernels/index.ts";
+import type { Kernels } from "../../../src/engine/kernels/kernels.ts";
 import { KvCache } from "../../../src/engine/model/kvCache.ts";
 
 const [heads, headDim] = [2, 3];
@@ -15,11 +17,11 @@ function positions(first: number, count: number): tf.Tensor4D {
 }
 
 /** Appends to both layers and advances; gives the position numbers that layer 1 holds, tail included. */
-async function append(cache: KvCache, first: number, count: number): Promise<number[]> {
+async function append(cache: KvCache, first: number, count: number, kernels?: Kernels): Promise<number[]> {
   let held: Float32Array = new Float32Array(0);
   for (const layer of [0, 1]) {
     const added = positions(first, count);
-    const { k_1SKH, v_1SKH } = cache.append(layer, added, added);
+    const { k_1SKH, v_1SKH } = cache.append(layer, added, added, 0, kernels);
     assert.deepEqual(await v_1SKH.data(), await k_1SKH.data());
     held = (await k_1SKH.data()) as Float32Array;
     added.dispose();
@@ -54,13 +56,10 @@ test("in place a cache grows by half, in steps of 64, and no further than it wil
     [undefined, [128, 256, 256, 448]],
     [140, [128, 192, 192, 320]],
   ] as const) {
+    const { kernels } = await kernelsFor("wasm");
     const cache = new KvCache(2, most);
-    const sizes = [70, 60, 10, 120].map((count) => {
-      const { keys, values } = cache.reserve(0, cache.length + count, heads, headDim);
-      assert.deepEqual(keys.shape, values.shape);
-      cache.advance(count);
-      return keys.shape[1];
-    });
+    const sizes: number[] = [];
+    for (const count of [70, 60, 10, 120]) sizes.push((await append(cache, 1, count, kernels)).length);
     assert.deepEqual(sizes, wanted);
     cache.dispose();
   }
@@ -69,11 +68,11 @@ test("in place a cache grows by half, in steps of 64, and no further than it wil
 test("a cache that grows keeps what it holds", async () => {
   await activateTfjs("wasm");
   const cache = new KvCache(2);
-  await append(cache, 1, 50);
-  const { keys } = cache.reserve(1, 65, heads, headDim);
-  assert.equal(keys.shape[1], 128);
-  const held = await keys.data();
-  for (let i = 0; i < 50 * perPosition; i++) assert.equal(held[i], 1 + Math.floor(i / perPosition));
+  const { kernels } = await kernelsFor("wasm");
+  await append(cache, 1, 50, kernels);
+  const held = await append(cache, 51, 35, kernels);
+  assert.equal(held.length, 128);
+  for (let i = 0; i < 85; i++) assert.equal(held[i], 1 + i);
   cache.dispose();
 });
 

@@ -6,7 +6,6 @@
  * otherwise. Without a gradient a row has the numbers of the wasm kernels, alone and among others: native/linear.ts.
  */
 import type { Kernels } from "../kernels.ts";
-import { makeCachedBlock } from "../wasm/cachedBlock.ts";
 import { KernelHeap } from "../wasm/heap.ts";
 import { openWasmKernels } from "../wasm/createWasmKernels.ts";
 import type { WasmKernelOptions, WasmKernels } from "../wasm/createWasmKernels.ts";
@@ -48,7 +47,6 @@ export function withBlas({ kernels, heap, functions }: WasmKernels, blas: Blas):
     name: `native (${blas.name}, ${kernels.name})`,
     ...(kernels.inference ? { inference: { ...kernels.inference, blas: true } } : {}),
     linear: makeLinear(heap, functions, products),
-    cachedBlock: makeCachedBlock(heap, functions, products),
     crossEntropy: makeCrossEntropy(heap, functions, blasCrossEntropy(heap, functions, blas)),
   };
 }

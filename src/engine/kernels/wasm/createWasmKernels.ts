@@ -16,8 +16,6 @@
  * decides, which may, because their bytes are the same.
  */
 import type { Kernels } from "../kernels.ts";
-import { makeCachedAttention } from "./cachedAttention.ts";
-import { makeCachedBlock } from "./cachedBlock.ts";
 import { makeCausalAttention } from "./causalAttention.ts";
 import { chooseKernels } from "./chooseKernels.ts";
 import { makeCrossEntropy, wasmCrossEntropy } from "./crossEntropy.ts";
@@ -74,8 +72,6 @@ export function kernelsOn(heap: KernelHeap, c: KernelFunctions, name: string): K
     swiglu: makeSwiglu(heap, c),
     crossEntropy: makeCrossEntropy(heap, c, wasmCrossEntropy(heap, c)),
     writePositions: makeWritePositions(heap),
-    cachedAttention: makeCachedAttention(heap, c),
-    cachedBlock: makeCachedBlock(heap, c, products),
     adamw: makeAdamw(heap, c),
     sumOfSquares: makeSumOfSquares(heap, c),
   };
