@@ -12,6 +12,7 @@ import type { ApiDeps } from "../../../src/api/deps.ts";
 import { createApiDeps } from "../../../src/api/listen.ts";
 import { createServices, type Services } from "../../../src/engine/services.ts";
 import { parseSettings, type Settings } from "../../../src/engine/settings.ts";
+import { fillDataDir } from "../../helpers/embeddedDatabase.ts";
 import { startPostgres, type TestPostgres } from "../../helpers/postgres.ts";
 
 export interface Answer {
@@ -58,6 +59,7 @@ export const tinySource = { type: "random", seed: 1, config: tinyConfig, tokeniz
 export async function startHarness(options: HarnessOptions = {}): Promise<Harness> {
   const dataDir = mkdtempSync(join(tmpdir(), "cambium-api-"));
   const postgres = process.env["CAMBIUM_TEST_DATABASE"] === "postgres" ? await startPostgres() : null;
+  if (!postgres) await fillDataDir(dataDir);
   const settings = parseSettings({
     DATA_DIR: dataDir,
     LOG_LEVEL: "silent",

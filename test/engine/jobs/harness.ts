@@ -7,6 +7,7 @@ import { createLog } from "../../../src/engine/log.ts";
 import { createServices, type Services } from "../../../src/engine/services.ts";
 import { parseSettings, type Settings } from "../../../src/engine/settings.ts";
 import type { JobRow } from "../../../src/engine/store/types.ts";
+import { fillDataDir } from "../../helpers/embeddedDatabase.ts";
 import { temporaryFolder } from "../store/fixtures.ts";
 
 export const tinyConfig = {
@@ -48,6 +49,7 @@ export async function openTestBed(options: {
     checkpoint_import: options.importHandler ?? realHandlers.checkpoint_import,
   };
   const databaseUrl = options.databaseUrl ?? null;
+  if (databaseUrl === null && options.dataDir === undefined) await fillDataDir(dataDir);
   const settings = testSettings(dataDir, databaseUrl, options.environment);
   const role = databaseUrl === null ? "server" : "worker";
   const services = await createServices(settings, { role, log: createLog("silent"), handlers });

@@ -9,6 +9,7 @@ import { openEntryQueue } from "../../../src/engine/jobs/entries.ts";
 import type { Handler } from "../../../src/engine/jobs/handler.ts";
 import { formatSelector, selectorOf } from "../../../src/engine/jobs/selector.ts";
 import { createLog } from "../../../src/engine/log.ts";
+import { fillDataDir } from "../../helpers/embeddedDatabase.ts";
 import { openDatabase } from "../../../src/engine/store/client.ts";
 import { createStore } from "../../../src/engine/store/store.ts";
 import { needsPostgres, query, startPostgres, type TestPostgres } from "../../helpers/postgres.ts";
@@ -189,6 +190,7 @@ for (const kind of ["pglite", "postgres"] as const) {
       const postgres = kind === "postgres" ? await startPostgres() : null;
       const databaseUrl = postgres ? await postgres.createDatabase() : null;
       const dataDir = temporaryFolder();
+      if (databaseUrl === null) await fillDataDir(dataDir);
       const client = await openDatabase({ databaseUrl, dataDir, maxConnections: 4, onError: () => undefined });
       const entries = await openEntryQueue(client.queueConnection, createLog("silent"));
       const store = createStore(client, () => dataDir);

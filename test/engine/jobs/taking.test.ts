@@ -9,6 +9,7 @@ import { openEntryQueue, type EntryQueue } from "../../../src/engine/jobs/entrie
 import { canServe, selectorOf } from "../../../src/engine/jobs/selector.ts";
 import { takeEntry } from "../../../src/engine/jobs/taking.ts";
 import { createLog } from "../../../src/engine/log.ts";
+import { fillDataDir } from "../../helpers/embeddedDatabase.ts";
 import { openDatabase, type DatabaseClient } from "../../../src/engine/store/client.ts";
 import type { NewJob } from "../../../src/engine/store/jobTypes.ts";
 import { createStore, type EngineStore } from "../../../src/engine/store/store.ts";
@@ -45,6 +46,7 @@ for (const kind of ["pglite", "postgres"] as const) {
     before(async () => {
       postgres = kind === "postgres" ? await startPostgres() : null;
       const databaseUrl = postgres ? await postgres.createDatabase() : null;
+      if (databaseUrl === null) await fillDataDir(dataDir);
       client = await openDatabase({ databaseUrl, dataDir, maxConnections: 4, onError: () => undefined });
       entries = await openEntryQueue(client.queueConnection, createLog("silent"));
       store = createStore(client, () => dataDir);
