@@ -13,7 +13,7 @@ import type { MicroBatch } from "../src/engine/train/loss.ts";
 import { estimateTrainingMemory, parameterCopies, overheadBytes } from "../src/engine/train/memory.ts";
 import { trainStep } from "../src/engine/train/step.ts";
 import { countParameters } from "../src/ops/architectures/llama.ts";
-import { configOf, optionsOf, randomWeights, shapes } from "./lib/model.ts";
+import { adamwSettings, configOf, optionsOf, randomWeights, shapes } from "./lib/model.ts";
 
 const options = optionsOf({ shape: "m", kernels: "wasm-simd" });
 const { V, T, B } = shapes[options["shape"]!]!;
@@ -22,16 +22,7 @@ await activateTfjs("wasm");
 const before = process.memoryUsage().rss;
 const { kernels } = await kernelsFor("wasm", options["kernels"] as KernelChoice);
 const weights = randomWeights(config);
-const settings = {
-  type: "adamw",
-  learningRate: 1e-4,
-  betas: [0.9, 0.95],
-  eps: 1e-8,
-  weightDecay: 0.1,
-  decay: "matrices",
-  clip: 1,
-} as const;
-const optimizer = new AdamW(kernels, settings, weights, null);
+const optimizer = new AdamW(kernels, adamwSettings, weights, null);
 
 async function* batches(): AsyncGenerator<MicroBatch> {
   const ids = Int32Array.from({ length: B * T }, (_, i) => (i * 7919) % V);

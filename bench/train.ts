@@ -23,7 +23,7 @@ import type { MicroBatch } from "../src/engine/train/loss.ts";
 import { trainStep } from "../src/engine/train/step.ts";
 import type { LlamaConfig } from "../src/ops/architectures/llamaConfig.ts";
 import type { Shape } from "./lib/model.ts";
-import { benchedKernels, configOf, median, optionsOf, randomWeights, shapes } from "./lib/model.ts";
+import { adamwSettings, benchedKernels, configOf, median, optionsOf, randomWeights, shapes } from "./lib/model.ts";
 import { naiveStep } from "./lib/naive.ts";
 import { Profile } from "./lib/profile.ts";
 import type { TorchPeer } from "./lib/torchPeer.ts";
@@ -46,15 +46,6 @@ interface Engine {
 
 const options = optionsOf({ shapes: "s,m", rounds: "5", threads: "1,2", stock: "1", python: "python3" });
 const threadCounts = options["threads"]!.split(",").map(Number);
-const optimizerSettings = {
-  type: "adamw",
-  learningRate: 1e-4,
-  betas: [0.9, 0.95],
-  eps: 1e-8,
-  weightDecay: 0.1,
-  decay: "matrices",
-  clip: 1,
-} as const;
 const never = new AbortController().signal;
 
 await activateTfjs("wasm");
@@ -93,7 +84,7 @@ async function measure(name: string, shape: Shape): Promise<void> {
   const first = (await kernelsFor("wasm", "auto")).kernels;
   const active = { kernels: first };
   const switched = new Proxy(first, { get: (_, key) => active.kernels[key as keyof Kernels] });
-  const optimizer = new AdamW(switched, optimizerSettings, weights, null);
+  const optimizer = new AdamW(switched, adamwSettings, weights, null);
   const add = (title: string, kernels: Kernels, size: Shape, parts: number, source: GradientSource): void => {
     const model = { kernels, config, weights };
     rows.push({

@@ -20,7 +20,7 @@ import type { MicroBatch, Model } from "../src/engine/train/loss.ts";
 import { LossScale } from "../src/engine/train/lossScale.ts";
 import { immediateUpdates, type Updates } from "../src/engine/train/updates.ts";
 import { GpuClock } from "./lib/gpuClock.ts";
-import { configOf, median, optionsOf, randomWeights, shapes, type Shape } from "./lib/model.ts";
+import { adamwSettings, configOf, median, optionsOf, randomWeights, shapes, type Shape } from "./lib/model.ts";
 import { stockKernels } from "./lib/stockKernels.ts";
 import { openTorchPeer, type TorchPeer } from "./lib/torchPeer.ts";
 
@@ -40,15 +40,6 @@ const never = new AbortController().signal;
 const updatesARound = adapter.software ? 1 : 8;
 /** Times that memory is told of in a soak, but for its beginning. */
 const soakParts = 4;
-const optimizerSettings = {
-  type: "adamw",
-  learningRate: 1e-4,
-  betas: [0.9, 0.95],
-  eps: 1e-8,
-  weightDecay: 0.1,
-  decay: "matrices",
-  clip: 1,
-} as const;
 
 console.log(`${adapter.name} (${adapter.description}); ${adapter.features.join(", ") || "no features"}; ${family}`);
 console.log(`peer: ${peer ? `${peer.name}, ${peer.cuda ? "CUDA" : "no CUDA"}` : "no PyTorch"}`);
@@ -204,7 +195,7 @@ async function training(name: string, shape: Shape, torch: TorchPeer | null): Pr
 
 /** What makes updates as a training does. */
 function trainerOf(model: Model & { weights: Map<string, tf.Variable> }): { updates: Updates; dispose(): void } {
-  const optimizer = new AdamW(model.kernels, optimizerSettings, model.weights, null);
+  const optimizer = new AdamW(model.kernels, adamwSettings, model.weights, null);
   const { deferred } = model.kernels;
   if (!deferred) {
     const updates = immediateUpdates({ ...model, optimizer }, localGradients(model));

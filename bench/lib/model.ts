@@ -89,3 +89,14 @@ export function optionsOf(names: Readonly<Record<string, string>>): Record<strin
   }
   return found as Record<string, string>;
 }
+
+/** As the paper trains, at a rate that leaves a random model where it is. */
+export const adamwSettings = {
+  type: "adamw",
+  learningRate: 1e-4,
+  betas: [0.9, 0.95],
+  eps: 1e-8,
+  weightDecay: 0.1,
+  decay: "matrices",
+  clip: 1,
+} as const;
