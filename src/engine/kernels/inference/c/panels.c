@@ -16,8 +16,8 @@
 /* Rows that share a block of weights in the cache. */
 #define ROWS 128
 /* Up to so many rows take turns after so few inputs: the memory can then deliver while they are computed. */
-#define PIECE_ROWS 32
-#define PIECE 32
+#define PIECE_ROWS 8
+#define PIECE 64
 
 EXPORT(panel_width) int panelWidth(void) { return NR; }
 
@@ -95,7 +95,7 @@ INLINE void twoRows(const int wide, int panels, int i, const float *x, int ldx, 
 /* `rows` (a constant) by one panel, `depth` inputs more: the chains go on from `sums`, or begin. */
 INLINE void sumTile(const int rows, const int wide, const float *x, int ldx, const uint32_t *w, int depth, float *sums,
                     int begin) {
-  v128_t sum[4][NR / 4];
+  v128_t sum[6][NR / 4];
   EACH_LINE EACH_VECTOR sum[r][v] = begin ? SPLAT(0.0f) : load(sums + r * NR + 4 * v);
   for (int k = 0; k < depth; k++, w += wide ? NR : HALF) {
     v128_t right[NR / 4];
@@ -108,10 +108,11 @@ INLINE void sumTile(const int rows, const int wide, const float *x, int ldx, con
   EACH_LINE EACH_VECTOR store(sums + r * NR + 4 * v, sum[r][v]);
 }
 
-/* Any rows by `depth` inputs of one panel. */
+/* Any rows by `depth` inputs of one panel. Six at a time: with the weights and the left side, AVX2's registers. */
 INLINE void sumRows(int rows, const int wide, const float *x, int ldx, const uint32_t *w, int depth, float *sums,
                     int begin) {
   int r = 0;
+  for (; r + 6 <= rows; r += 6, x += 6 * ldx, sums += 6 * NR) sumTile(6, wide, x, ldx, w, depth, sums, begin);
   for (; r + 4 <= rows; r += 4, x += 4 * ldx, sums += 4 * NR) sumTile(4, wide, x, ldx, w, depth, sums, begin);
   int rest = rows - r;
   if (rest == 3) sumTile(3, wide, x, ldx, w, depth, sums, begin);
