@@ -32,12 +32,17 @@ async function losses(run: Run, backend: typeof gpu): Promise<number[]> {
   return events.flatMap((event) => (event.type === "metrics" ? [event.point.loss!] : []));
 }
 
+/** Updates of a run: outcomes are read up to 16 updates late, and a stop must come before the end. */
+const steps = 40;
+/** Updates whose losses are compared; float32's rounding grows from one to the next. */
+const compared = 8;
+
 /** The losses of wasm, within what float32 sums in another order; and the same bytes when stopped and resumed. */
-async function holds(run: Run, steps: number): Promise<void> {
+async function holds(run: Run): Promise<void> {
   const [wanted, got] = [await losses(run, reference), await losses(run, gpu)];
   assert.equal(wanted.length, steps);
   assert.equal(got.length, steps);
-  wanted.forEach((loss, at) => {
+  wanted.slice(0, compared).forEach((loss, at) => {
     assert.ok(Math.abs(got[at]! - loss) <= 1e-3 * loss, `update ${at + 1}: ${got[at]} on webgpu, ${loss} on wasm`);
   });
   assert.ok(new Set(wanted).size > 1, "the loss moves");
@@ -57,11 +62,17 @@ async function holds(run: Run, steps: number): Promise<void> {
 for (const axis of ["depth", "width"] as const) {
   test(`a learned ${axis} expansion is fitted on webgpu as on wasm, and resumes to the byte`, options, async () => {
     const source = await tinyCheckpoint(folder);
-    const fit = { fit_steps: 8, batch_tokens: 32, sequence_length: 8, micro_batch_sequences: 2, learning_rate: 0.02 };
+    const fit = {
+      fit_steps: steps,
+      batch_tokens: 32,
+      sequence_length: 8,
+      micro_batch_sequences: 2,
+      learning_rate: 0.02,
+    };
     const request: GrowthPlanRequest = { operator: "learn", axis, factor: 2, seed: 4, params: fit };
     const dataset = tinyDataset(folder);
     const work: FitWork = { source, request, dataset, skipTokens: 3, saveEveryMs: 1e9, resume: null, blobDir: folder };
-    await holds((backend, signal, resume) => backend.fit({ ...work, resume }, signal), 8);
+    await holds((backend, signal, resume) => backend.fit({ ...work, resume }, signal));
   });
 
   test(`a randomly grown ${axis} fades in on webgpu as on wasm, and resumes to the byte`, options, async () => {
@@ -76,7 +87,7 @@ for (const axis of ["depth", "width"] as const) {
     assert.ok(grown.manifest.growthMask);
     const plain = tinyWork(grown, tinyDataset(folder, { train: 4000 }), folder);
     const schedule = { ...plain.schedule, type: "constant", warmupSteps: 0 } as const;
-    const work: TrainWork = { ...plain, tokens: 8 * plain.batchTokens, schedule };
-    await holds((backend, signal, resume) => backend.train({ ...work, resume }, signal), 8);
+    const work: TrainWork = { ...plain, tokens: steps * plain.batchTokens, schedule };
+    await holds((backend, signal, resume) => backend.train({ ...work, resume }, signal));
   });
 }
