@@ -112,7 +112,7 @@ function takeScratch(heap: SharedHeap, c: InferenceFunctions, model: TeamLlama, 
   return {
     productScratch: heap.take(panelScratchFloats(c, mostInputs, blas) * 4),
     attentionScratch: heap.take(
-      c.paged_attention_scratch_floats(mostStepRows, numHeads / numKeyValueHeads, headDim) * 4,
+      c.paged_attention_scratch_floats(mostStepRows, numKeyValueHeads, numHeads / numKeyValueHeads, headDim) * 4,
     ),
   };
 }

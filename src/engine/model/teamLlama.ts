@@ -6,7 +6,7 @@
  * What is split: products by outputs, attention by sequence and key/value head, the rest by rows.
  */
 import type { InferenceFunctions } from "../kernels/inference/module.ts";
-import type { PanelMatrix, PanelProducts, Rows } from "../kernels/inference/panels.ts";
+import type { PanelMatrix, PanelProducts, ProductInputs, Rows } from "../kernels/inference/panels.ts";
 import { mostBlasOutputs, mostDirectRows } from "../kernels/inference/panels.ts";
 import type { TeamMember } from "../kernels/inference/team.ts";
 import { mostParts } from "../kernels/inference/team.ts";
@@ -85,6 +85,8 @@ export interface TeamThread {
 
 /** Rows of a part of what is split by rows. */
 const rowsOfPart = 16;
+/** Parts of attention for each thread, at least, where there are so many heads. */
+const attentionParts = 4;
 /** Outputs of a part of a product, at least: four panels, which one row takes at once. */
 const leastOutputs = 64;
 
@@ -158,8 +160,8 @@ function layerStep(thread: TeamThread, model: TeamLlama, layer: TeamLayer, index
   attend(thread, model, index, step);
   project(thread, rows, mixed, [[layer.o, added]], addToStream);
   norm(layer.postNorm);
-  project(thread, rows, normed, [[layer.gate, gate]], (first, outputs) => {
-    products.part(rows, normed, layer.up, up, first / products.width, outputs / products.width);
+  project(thread, rows, normed, [[layer.gate, gate]], (first, outputs, inputs) => {
+    products.part(inputs, layer.up, up, first / products.width, outputs / products.width);
     for (let row = 0; row < rows; row++) {
       const at = rowAt(gate, row) + first * 4;
       c.swiglu_forward(outputs, at, rowAt(up, row) + first * 4, at);
@@ -168,13 +170,13 @@ function layerStep(thread: TeamThread, model: TeamLlama, layer: TeamLayer, index
   project(thread, rows, gate, [[layer.down, added]], addToStream);
 }
 
-/** Products of the same rows with several matrices; `after` is called with the outputs of each part. */
+/** Products of the same rows with several matrices; `after` is called with the outputs of each part, and the rows. */
 function project(
   { member, threads, products }: TeamThread,
   rows: number,
   x: Rows,
   targets: readonly (readonly [PanelMatrix, Rows])[],
-  after?: (first: number, outputs: number) => void,
+  after?: (first: number, outputs: number, inputs: ProductInputs) => void,
 ): void {
   const { width } = products;
   const all = targets.reduce((sum, [{ outputs }]) => sum + Math.ceil(outputs / width), 0);
@@ -182,6 +184,7 @@ function project(
   const wanted = rows > mostDirectRows ? Math.ceil(all / (2 * threads)) : Math.ceil(all / mostParts);
   const least = leastOutputs / width;
   const size = Math.min(Math.max(Math.ceil(wanted / least) * least, least), mostBlasOutputs / width);
+  const inputs = products.inputs(rows, x);
   const parts = targets.map(([{ outputs }]) => Math.ceil(Math.ceil(outputs / width) / size));
   member.each(
     parts.reduce((sum, count) => sum + count, 0),
@@ -191,13 +194,13 @@ function project(
       const [matrix, y] = targets[which]!;
       const first = own * size;
       const panels = Math.min(size, Math.ceil(matrix.outputs / width) - first);
-      products.part(rows, x, matrix, y, first, panels);
-      after?.(first * width, panels * width);
+      products.part(inputs, matrix, y, first, panels);
+      after?.(first * width, panels * width, inputs);
     },
   );
 }
 
-function attend({ member, c, scratch }: TeamThread, model: TeamLlama, layer: number, step: TeamStep): void {
+function attend({ member, threads, c, scratch }: TeamThread, model: TeamLlama, layer: number, step: TeamStep): void {
   const { numHeads, numKeyValueHeads: kvHeads, headDim } = model;
   const { q, k, v, cos, sin, mixed } = step.places;
   const group = numHeads / kvHeads;
@@ -208,19 +211,24 @@ function attend({ member, c, scratch }: TeamThread, model: TeamLlama, layer: num
     firsts.push(rows);
     rows += sequence.rows;
   }
-  const byParts = Math.ceil((step.sequences.length * kvHeads) / mostParts);
-  const items = step.sequences.length * kvHeads;
+  // A sequence's heads lie one after the other: they are split only as far as there are threads to feed.
+  const splits = Math.min(kvHeads, Math.ceil((attentionParts * threads) / step.sequences.length));
+  const most = Math.ceil(kvHeads / splits);
+  const ofSequence = Math.ceil(kvHeads / most);
+  const items = step.sequences.length * ofSequence;
+  const byParts = Math.ceil(items / mostParts);
   member.each(Math.ceil(items / byParts), (part) => {
     for (let item = part * byParts; item < Math.min(items, (part + 1) * byParts); item++) {
-      const [which, kv] = [Math.floor(item / kvHeads), item % kvHeads];
+      const [which, kv] = [Math.floor(item / ofSequence), (item % ofSequence) * most];
       const { rows: own, offset, pages } = step.sequences[which]!;
       const [first, ofQueries, ofKeys] = [firsts[which]!, kv * group * headDim * 4, kv * headDim * 4];
       const at = (place: Rows): number => rowAt(place, first);
+      const heads = [Math.min(most, kvHeads - kv), group, headDim] as const;
       const cache = [kv, layerBytes, pages] as const;
       const queries = [at(q) + ofQueries, q.stride] as const;
       const past = [at(k) + ofKeys, at(v) + ofKeys, k.stride] as const;
       const out = [at(mixed) + ofQueries, mixed.stride] as const;
-      c.paged_attention(own, group, headDim, offset, ...cache, ...queries, ...past, at(cos), at(sin), ...out, scratch);
+      c.paged_attention(own, ...heads, offset, ...cache, ...queries, ...past, at(cos), at(sin), ...out, scratch);
     }
   });
 }

@@ -12,7 +12,9 @@ type Reckoner = (...args: number[]) => number;
 
 export interface InferenceFunctions {
   readonly panel_width: Reckoner;
+  readonly panel_most_rows: Reckoner;
   readonly panel_scratch_floats: Reckoner;
+  readonly panel_turn: Procedure;
   readonly panel_product: Procedure;
   readonly panel_unpack: Procedure;
   readonly panel_pack: Procedure;

@@ -2,6 +2,7 @@
  * Weight matrices as `c/panels.c` wants them, and products with them: by the wasm kernel, or, for many rows, by a BLAS
  * of the machine where it gives the same numbers.
  */
+import { invariant } from "../../../ops/errors.ts";
 import type { Blas } from "../native/blas.ts";
 import type { InferenceFunctions } from "./module.ts";
 import type { SharedHeap } from "./sharedHeap.ts";
@@ -32,11 +33,22 @@ export const mostDirectRows = 48;
 /** Outputs that BLAS is given at once, at most. */
 export const mostBlasOutputs = 512;
 
+/** Inputs of products, by `PanelProducts.inputs`. */
+export interface ProductInputs {
+  readonly rows: number;
+  readonly x: Rows;
+  /** The row and the width of weights for which the thread's scratch has them turned; null: it has not. */
+  turned: { readonly row: number; readonly wide: boolean } | null;
+}
+
 /** The products of one thread. */
 export class PanelProducts {
   readonly #c: InferenceFunctions;
   readonly #blas: Blas | null;
-  readonly #scratch: number;
+  readonly #sums: number;
+  readonly #room: number;
+  readonly #mostRows: number;
+  #inputs: ProductInputs | null = null;
   /** Outputs of a panel. */
   readonly width: number;
 
@@ -44,45 +56,76 @@ export class PanelProducts {
   constructor(c: InferenceFunctions, blas: Blas | null, scratch: number) {
     this.#c = c;
     this.#blas = blas;
-    this.#scratch = scratch;
+    this.#sums = scratch;
+    this.#room = scratch + c.panel_scratch_floats() * 4;
+    this.#mostRows = c.panel_most_rows();
     this.width = c.panel_width();
   }
 
+  /** @returns rows for `part`, of which the last given are valid until their numbers change */
+  inputs(rows: number, x: Rows): ProductInputs {
+    this.#inputs = { rows, x, turned: null };
+    return this.#inputs;
+  }
+
   /** y = x w^T + bias for outputs of `panels` panels from `first` on; y is written in whole panels. */
-  part(rows: number, x: Rows, w: PanelMatrix, y: Rows, first: number, panels: number): void {
-    const { at, inputs, wide, bias } = w;
-    const from = at + first * this.width * inputs * (wide ? 4 : 2);
+  part(inputs: ProductInputs, w: PanelMatrix, y: Rows, first: number, panels: number): void {
+    invariant(inputs === this.#inputs, "a product with inputs that others have replaced");
+    const { at, wide, bias } = w;
+    const from = at + first * this.width * w.inputs * (wide ? 4 : 2);
     const to = y.at + first * this.width * 4;
-    const isDone = this.#byBlas(rows, x, w, from, to, y.stride, panels);
-    if (!isDone) {
-      this.#c.panel_product(rows, panels, inputs, wide ? 1 : 0, x.at, x.stride, from, to, y.stride, this.#scratch);
-    }
+    const place = [from, to, y.stride, panels] as const;
+    if (!this.#byBlas(inputs, w, ...place)) this.#byKernel(inputs, w, ...place);
     if (bias === 0) return;
     const own = Math.min(panels * this.width, w.outputs - first * this.width);
     const added = bias + first * this.width * 4;
-    for (let row = 0; row < rows; row++) this.#c.add_in_place(own, to + row * y.stride * 4, added);
+    for (let row = 0; row < inputs.rows; row++) this.#c.add_in_place(own, to + row * y.stride * 4, added);
+  }
+
+  #byKernel(
+    inputs: ProductInputs,
+    { inputs: depth, wide }: PanelMatrix,
+    from: number,
+    to: number,
+    stride: number,
+    panels: number,
+  ): void {
+    const { rows, x } = inputs;
+    const [c, flag] = [this.#c, wide ? 1 : 0];
+    for (let row = 0; row < rows; row += this.#mostRows) {
+      const some = Math.min(rows - row, this.#mostRows);
+      const own = x.at + row * x.stride * 4;
+      const isTurned = inputs.turned?.row === row && inputs.turned.wide === wide;
+      if (some > 1 && !isTurned) {
+        c.panel_turn(some, depth, flag, own, x.stride, this.#room);
+        inputs.turned = { row, wide };
+      }
+      const left = some > 1 ? this.#room : own;
+      c.panel_product(some, panels, depth, flag, left, from, to + row * stride * 4, stride, this.#sums);
+    }
   }
 
   /** @returns whether it was done: not where a block is so small that BLAS would add up in another order. */
   #byBlas(
-    rows: number,
-    x: Rows,
-    { inputs, wide }: PanelMatrix,
+    inputs: ProductInputs,
+    { inputs: depth, wide }: PanelMatrix,
     from: number,
     to: number,
     stride: number,
     panels: number,
   ): boolean {
     const blas = this.#blas;
+    const { rows, x } = inputs;
     if (!blas || rows <= mostDirectRows) return false;
     const outputs = panels * this.width;
-    const smallest = inputs % productBlock === 0 ? productBlock : inputs % productBlock;
+    const smallest = depth % productBlock === 0 ? productBlock : depth % productBlock;
     if (rows * outputs * smallest <= smallProduct || outputs > mostBlasOutputs) return false;
-    this.#c.panel_unpack(panels, inputs, wide ? 1 : 0, from, this.#scratch);
-    for (let start = 0; start < inputs; start += productBlock) {
+    inputs.turned = null;
+    this.#c.panel_unpack(panels, depth, wide ? 1 : 0, from, this.#room);
+    for (let start = 0; start < depth; start += productBlock) {
       const a = { at: x.at + 4 * start, transposed: false, stride: x.stride };
-      const b = { at: this.#scratch + 4 * start * outputs, transposed: false, stride: outputs };
-      blas.multiply(rows, outputs, Math.min(productBlock, inputs - start), a, b, to, start > 0, stride);
+      const b = { at: this.#room + 4 * start * outputs, transposed: false, stride: outputs };
+      blas.multiply(rows, outputs, Math.min(productBlock, depth - start), a, b, to, start > 0, stride);
     }
     return true;
   }
@@ -90,7 +133,7 @@ export class PanelProducts {
 
 /** @returns floats of scratch that a thread's products need for matrices of at most so many inputs. */
 export function panelScratchFloats(c: InferenceFunctions, mostInputs: number, blas: boolean): number {
-  return Math.max(c.panel_scratch_floats(), blas ? mostInputs * mostBlasOutputs : 0);
+  return c.panel_scratch_floats() + mostInputs * Math.max(c.panel_most_rows(), blas ? mostBlasOutputs : 0);
 }
 
 /** Matrices being laid out. */
@@ -148,7 +191,8 @@ export function blasAgrees(heap: SharedHeap, c: InferenceFunctions, blas: Blas):
     [11, 8, 5].every((panels) => {
       for (const [library, to] of [[null, wanted] as const, [blas, got] as const]) {
         const products = new PanelProducts(c, library, scratch);
-        products.part(rows, { at: x, stride: inputs }, matrix, { at: to, stride: outputs }, 11 - panels, panels);
+        const left = products.inputs(rows, { at: x, stride: inputs });
+        products.part(left, matrix, { at: to, stride: outputs }, 11 - panels, panels);
       }
       const expected = floats(wanted, rows * outputs);
       return floats(got, rows * outputs).every(

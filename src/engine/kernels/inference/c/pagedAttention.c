@@ -4,8 +4,9 @@
  * [PAGE, H]: so one query reads them in order and turns nothing. A page is a block of keys of attention.h, and the
  * steps and their order are those of attentionForward.c and attentionDecode.c, so a query has the same bytes.
  *
- * One call does one key/value head of one sequence: turns (rope) its new keys and the queries that share it, puts keys
- * and values in their pages, and attends.
+ * One call does some neighbouring key/value heads of one sequence: turns (rope) their new keys and the queries that
+ * share them, puts keys and values in their pages, and attends. Where few queries go by themselves, what it reads of a
+ * page, the keys and values of one head after the other, is one stretch of memory.
  */
 #include "../../wasm/c/attention.h"
 #include "../../wasm/c/direct.h"
@@ -17,9 +18,10 @@
 
 EXPORT(page_positions) int pagePositions(void) { return PAGE; }
 
-/* Floats of scratch for paged_attention of `t` rows, `heads` query heads to a key/value head. */
-EXPORT(paged_attention_scratch_floats) int pagedAttentionScratchFloats(int t, int heads, int h) {
-  return 2 * KEYS * h + KEYS * roundUp(h, NR) + heads * KEYS + QUERIES * KEYS + MR * KEYS + MR * NR + 2 * heads * t;
+/* Floats of scratch for paged_attention of `t` rows and `kvs` key/value heads, `heads` query heads to each. */
+EXPORT(paged_attention_scratch_floats) int pagedAttentionScratchFloats(int t, int kvs, int heads, int h) {
+  int alone = KEYS + 2 * kvs * heads;
+  return 2 * KEYS * h + KEYS * roundUp(h, NR) + QUERIES * KEYS + MR * KEYS + MR * NR + 2 * heads * t + alone;
 }
 
 /* Rotary embedding of one head, half-rotation layout, as rope.c does it; `y` may be `x`. */
@@ -56,30 +58,35 @@ INLINE void addColumns(int n, int k, const float *a, const float *b, int ldb, fl
 
 typedef struct {
   const uint32_t *pages;
-  int keys, values; /* places of this head's keys and values in a page, in bytes */
+  int place, bytes; /* of the first head's keys in a page, and from one head's to its values' and to the next head's */
 } Past;
 
-INLINE const float *keysOf(Past p, int block) { return (const float *)(p.pages[block] + p.keys); }
-INLINE const float *valuesOf(Past p, int block) { return (const float *)(p.pages[block] + p.values); }
+INLINE const float *keysOf(Past p, int block, int kv) {
+  return (const float *)(p.pages[block] + p.place + 2 * kv * p.bytes);
+}
+INLINE const float *valuesOf(Past p, int block, int kv) {
+  return (const float *)(p.pages[block] + p.place + (2 * kv + 1) * p.bytes);
+}
 
-/* One query position of all heads of the group; q and out [heads, h]. */
-INLINE void attendOne(Exp e, Past past, int heads, int h, int seen, const float *q, float *out, float *scratch) {
-  float *scores = scratch, *max = scores + heads * KEYS, *sum = max + heads;
+/* One query position of `kvs` groups of `heads` heads; q and out [kvs * heads, h]. */
+INLINE void attendOne(Exp e, Past past, int kvs, int heads, int h, int seen, const float *q, float *out,
+                      float *scratch) {
+  int all = kvs * heads;
+  float *scores = scratch, *max = scores + KEYS, *sum = max + all;
   float scale = 1.0f / __builtin_sqrtf((float)h);
-  for (int g = 0; g < heads; g++) max[g] = NEG_INFINITY, sum[g] = 0.0f;
-  fillZero(out, heads * h);
+  for (int g = 0; g < all; g++) max[g] = NEG_INFINITY, sum[g] = 0.0f;
+  fillZero(out, all * h);
   for (int j0 = 0; j0 < seen; j0 += KEYS) {
     int kb = minInt(seen - j0, KEYS);
-    const float *k = keysOf(past, j0 / KEYS), *v = valuesOf(past, j0 / KEYS);
-    for (int g = 0; g < heads; g++) {
-      float *row = scores + g * KEYS;
-      for (int i = 0; i < KEYS; i += 4) store(row + i, SPLAT(0.0f));
-      addColumns(kb, h, q + g * h, k, PAGE, row);
-      softmaxStep(e, row, kb, scale, max + g, sum + g, out + g * h, h);
-      addColumns(h, kb, row, v, h, out + g * h);
+    for (int g = 0; g < all; g++) {
+      int kv = g / heads;
+      for (int i = 0; i < KEYS; i += 4) store(scores + i, SPLAT(0.0f));
+      addColumns(kb, h, q + g * h, keysOf(past, j0 / KEYS, kv), PAGE, scores);
+      softmaxStep(e, scores, kb, scale, max + g, sum + g, out + g * h, h);
+      addColumns(h, kb, scores, valuesOf(past, j0 / KEYS, kv), h, out + g * h);
     }
   }
-  for (int g = 0; g < heads; g++) softmaxEnd(max[g], sum[g], out + g * h, h);
+  for (int g = 0; g < all; g++) softmaxEnd(max[g], sum[g], out + g * h, h);
 }
 
 typedef struct {
@@ -116,7 +123,8 @@ static void meetPage(Room x, const float *v, int h, const float *q, int ldq, flo
   }
 }
 
-INLINE void attendMany(Past past, int t, int heads, int h, int offset, const float *q, int ldq, float *out, int ldo,
+/* All queries of the group of key/value head `kv`. */
+INLINE void attendMany(Past past, int kv, int t, int heads, int h, int offset, const float *q, int ldq, float *out, int ldo,
                        float *at) {
   Room x;
   x.keys = at, at += KEYS * h;
@@ -131,8 +139,8 @@ INLINE void attendMany(Past past, int t, int heads, int h, int offset, const flo
   for (int row = 0; row < t; row++) fillZero(out + row * ldo, heads * h);
   for (int j0 = 0; j0 < offset + t; j0 += KEYS) {
     int kb = minInt(offset + t - j0, KEYS), start = j0 > offset ? j0 - offset : 0;
-    const float *v = valuesOf(past, j0 / KEYS);
-    packBlock(x.keys, keysOf(past, j0 / KEYS), PAGE, 0, kb, h, NR);
+    const float *v = valuesOf(past, j0 / KEYS, kv);
+    packBlock(x.keys, keysOf(past, j0 / KEYS, kv), PAGE, 0, kb, h, NR);
     packBlock(x.values, v, h, 0, h, kb, NR);
     for (int g = 0; g < heads; g++) {
       for (int t0 = start; t0 < t; t0 += QUERIES) {
@@ -150,27 +158,35 @@ INLINE void attendMany(Past past, int t, int heads, int h, int offset, const flo
 }
 
 /*
- * Key/value head `kv` of one sequence, whose t new positions follow `offset` held. q [t, ldq] and out [t, ldo] from
- * the first of the `heads` query heads that share it, k and v [t, ldk] from that head; cos and sin [t, h / 2].
+ * `kvs` key/value heads from `kv` on of one sequence, whose t new positions follow `offset` held. q [t, ldq] and out
+ * [t, ldo] from the first of the query heads that share them, `heads` each; k and v [t, ldk] from the first of those
+ * heads; cos and sin [t, h / 2].
  */
 EXPORT(paged_attention)
-void pagedAttention(int t, int heads, int h, int offset, int kv, int layer, const uint32_t *pages, float *q, int ldq,
-                    float *k, const float *v, int ldk, const float *cos, const float *sin, float *out, int ldo,
-                    float *scratch) {
+void pagedAttention(int t, int kvs, int heads, int h, int offset, int kv, int layer, const uint32_t *pages, float *q,
+                    int ldq, float *k, const float *v, int ldk, const float *cos, const float *sin, float *out,
+                    int ldo, float *scratch) {
   int bytes = PAGE * h * 4;
-  Past past = {pages, layer + 2 * kv * bytes, layer + (2 * kv + 1) * bytes};
+  Past past = {pages, layer + 2 * kv * bytes, bytes};
   for (int row = 0; row < t; row++) {
-    int position = offset + row, place = position % PAGE;
-    float *key = (float *)keysOf(past, position / PAGE) + place;
+    int block = (offset + row) / PAGE, place = (offset + row) % PAGE;
     const float *c = cos + row * (h / 2), *s = sin + row * (h / 2);
-    turn(k + row * ldk, c, s, k + row * ldk, h);
-    for (int i = 0; i < h; i++) key[i * PAGE] = k[row * ldk + i];
-    __builtin_memcpy((float *)valuesOf(past, position / PAGE) + place * h, v + row * ldk, (uint32_t)h * 4);
-    for (int g = 0; g < heads; g++) turn(q + row * ldq + g * h, c, s, q + row * ldq + g * h, h);
+    for (int i = 0; i < kvs; i++) {
+      float *own = k + row * ldk + i * h, *key = (float *)keysOf(past, block, i) + place;
+      turn(own, c, s, own, h);
+      for (int j = 0; j < h; j++) key[j * PAGE] = own[j];
+      __builtin_memcpy((float *)valuesOf(past, block, i) + place * h, v + row * ldk + i * h, (uint32_t)h * 4);
+    }
+    for (int g = 0; g < kvs * heads; g++) turn(q + row * ldq + g * h, c, s, q + row * ldq + g * h, h);
   }
-  if (t > DECODE_ROWS) return attendMany(past, t, heads, h, offset, q, ldq, out, ldo, scratch);
+  if (t > DECODE_ROWS) {
+    for (int i = 0; i < kvs; i++) {
+      attendMany(past, i, t, heads, h, offset, q + i * heads * h, ldq, out + i * heads * h, ldo, scratch);
+    }
+    return;
+  }
   Exp e = makeExp();
   for (int row = 0; row < t; row++) {
-    attendOne(e, past, heads, h, offset + row + 1, q + row * ldq, out + row * ldo, scratch);
+    attendOne(e, past, kvs, heads, h, offset + row + 1, q + row * ldq, out + row * ldo, scratch);
   }
 }

@@ -1,7 +1,8 @@
 /*
  * y[R,O] = x[R,I] w[O,I]^T on weights that were arranged for it when they were loaded: panels of NR outputs, in each
  * the NR weights of input 0, then those of input 1, and so on. A product of any number of rows reads them in order,
- * packs nothing and turns nothing: a tile of some rows by one or more panels is held in registers.
+ * packs none of them: a tile of some rows by one panel is held in registers. The rows are turned once for all
+ * products with them, so that they too are read in order.
  *
  * Weights of a bfloat16 checkpoint stay in 16 bits, half the bytes that a step of decoding must read, and become
  * float32 in registers, which is exact. Two of them share 32 bits: output j of a panel has the lower half, output
@@ -13,20 +14,44 @@
 #include "../../wasm/c/gemm.h"
 
 #define HALF (NR / 2)
-/* Rows that share a block of weights in the cache. */
-#define ROWS 128
-/* Up to so many rows take turns after so few inputs: the memory can then deliver while they are computed. */
-#define PIECE_ROWS 8
-#define PIECE 64
+/* Rows of a tile: with the weights and the left side, AVX2's registers. More rows are groups of about one size. */
+#define LINES 6
+/* Rows of a call, at most. */
+#define MOST_ROWS 96
+/*
+ * Few groups take turns after a KiB of weights, from memory for the first and from the cache for the others: that is
+ * short enough for the processor to ask for the next KiB while the last still computes. WebAssembly has no prefetch
+ * instruction, and what counts most is that weights are read in one stream. Where there are more groups, computing
+ * takes longer than the memory, and each has its sums in registers for a whole block.
+ */
+#define TURN_BYTES 1024
+#define TURNS_WIDE 3
+#define TURNS_HALF 2
 
 EXPORT(panel_width) int panelWidth(void) { return NR; }
 
-/* Floats of scratch for panel_product: the sums of a panel. */
-EXPORT(panel_scratch_floats) int panelScratchFloats(void) { return ROWS * NR; }
+/* Rows that panel_turn and panel_product take, at most. */
+EXPORT(panel_most_rows) int panelMostRows(void) { return MOST_ROWS; }
+
+/* Floats of scratch for panel_product: the sums of groups that take turns. */
+EXPORT(panel_scratch_floats) int panelScratchFloats(void) { return TURNS_WIDE * LINES * NR; }
 
 #define EACH_HALF _Pragma("clang loop unroll(full)") for (int v = 0; v < HALF / 4; v++)
-#define EACH_PANEL _Pragma("clang loop unroll(full)") for (int p = 0; p < panels; p++)
-#define EACH_LINE _Pragma("clang loop unroll(full)") for (int r = 0; r < rows; r++)
+#define EACH_PANEL _Pragma("clang loop unroll(full)") for (int p = 0; p < 4; p++)
+#define EACH_LINE _Pragma("clang loop unroll(full)") for (int r = 0; r < lines; r++)
+
+/* How `rows` are cut: `more` groups of `size` + 1 rows, then some of `size`, each for `depth` inputs before the next. */
+typedef struct {
+  int count, size, more, depth;
+} Groups;
+
+INLINE Groups groupsOf(int rows, int wide) {
+  int count = (rows + LINES - 1) / LINES, size = rows / count;
+  int takeTurns = count > 1 && count <= (wide ? TURNS_WIDE : TURNS_HALF);
+  return (Groups){count, size, rows - count * size, takeTurns ? TURN_BYTES / (NR * (wide ? 4 : 2)) : KC};
+}
+
+INLINE int linesOf(Groups groups, int group) { return groups.size + (group < groups.more); }
 
 /* The NR weights of one input; `wide`: float32, else two to a word. */
 INLINE void weightsAt(const int wide, const uint32_t *w, v128_t *out) {
@@ -40,140 +65,148 @@ INLINE void weightsAt(const int wide, const uint32_t *w, v128_t *out) {
   EACH_HALF out[HALF / 4 + v] = wasm_v128_and(pair[v], wasm_i32x4_splat((int)0xffff0000));
 }
 
-/* `rows` by `panels` (constants; at most 8 vectors of NR / 2) over `depth` inputs; panels are `next` words apart. */
-INLINE void panelTile(const int rows, const int panels, const int wide, const float *x, int ldx, const uint32_t *w,
-                      int next, int depth, float *y, int ldy, int add) {
-  const int words = wide ? NR : HALF;
-  v128_t sum[4][4][NR / 4];
-  EACH_LINE EACH_PANEL EACH_VECTOR sum[r][p][v] = SPLAT(0.0f);
-  for (int k = 0; k < depth; k++, w += words) {
-    v128_t weights[4][NR / 4];
-    EACH_PANEL weightsAt(wide, w + p * next, weights[p]);
-    EACH_LINE {
-      v128_t left = wasm_v128_load32_splat(x + r * ldx + k);
-      EACH_PANEL EACH_VECTOR sum[r][p][v] = MADD(left, weights[p][v], sum[r][p][v]);
-    }
+/* One row by four panels, `next` words apart, since a sum waits for the one before: depth inputs to y, or onto it. */
+INLINE void rowTile(const int wide, const float *x, const uint32_t *w, int next, int depth, float *y, int add) {
+  v128_t sum[4][NR / 4];
+  EACH_PANEL EACH_VECTOR sum[p][v] = SPLAT(0.0f);
+  for (int k = 0; k < depth; k++, w += wide ? NR : HALF) {
+    v128_t left = wasm_v128_load32_splat(x + k), right[4][NR / 4];
+    EACH_PANEL weightsAt(wide, w + p * next, right[p]);
+    EACH_PANEL EACH_VECTOR sum[p][v] = MADD(left, right[p][v], sum[p][v]);
   }
   if (add) {
-    EACH_LINE EACH_PANEL EACH_VECTOR {
-      float *at = y + r * ldy + p * NR + 4 * v;
-      sum[r][p][v] = ADD(load(at), sum[r][p][v]);
-    }
+    EACH_PANEL EACH_VECTOR sum[p][v] = ADD(load(y + p * NR + 4 * v), sum[p][v]);
   }
-  EACH_LINE EACH_PANEL EACH_VECTOR store(y + r * ldy + p * NR + 4 * v, sum[r][p][v]);
+  EACH_PANEL EACH_VECTOR store(y + p * NR + 4 * v, sum[p][v]);
 }
 
-/* One row: more panels at once, since a sum waits for the one before it. */
-INLINE void oneRow(const int wide, int panels, int i, const float *x, const uint32_t *w, float *y) {
-  const int words = wide ? NR : HALF;
-  int next = i * words, p = 0;
-  for (; p + 4 <= panels; p += 4, w += 4 * next, y += 4 * NR) {
-    for (int k = 0; k < i; k += KC) {
-      panelTile(1, 4, wide, x + k, 0, w + k * words, next, minInt(i - k, KC), y, 0, k > 0);
-    }
-  }
-  for (; p < panels; p++, w += next, y += NR) {
-    for (int k = 0; k < i; k += KC) panelTile(1, 1, wide, x + k, 0, w + k * words, 0, minInt(i - k, KC), y, 0, k > 0);
-  }
-}
+/* What becomes of a tile's sums: they begin at zero and go to y, or onto it, or begin or go on in memory. */
+enum { TO, ONTO, BEGIN, GO_ON };
 
-INLINE void twoRows(const int wide, int panels, int i, const float *x, int ldx, const uint32_t *w, float *y, int ldy) {
-  const int words = wide ? NR : HALF;
-  int next = i * words, p = 0;
-  for (; p + 2 <= panels; p += 2, w += 2 * next, y += 2 * NR) {
-    for (int k = 0; k < i; k += KC) {
-      panelTile(2, 2, wide, x + k, ldx, w + k * words, next, minInt(i - k, KC), y, ldy, k > 0);
-    }
-  }
-  for (; p < panels; p++, w += next, y += NR) {
-    for (int k = 0; k < i; k += KC) {
-      panelTile(2, 1, wide, x + k, ldx, w + k * words, 0, minInt(i - k, KC), y, ldy, k > 0);
-    }
-  }
-}
-
-/* `rows` (a constant) by one panel, `depth` inputs more: the chains go on from `sums`, or begin. */
-INLINE void sumTile(const int rows, const int wide, const float *x, int ldx, const uint32_t *w, int depth, float *sums,
-                    int begin) {
-  v128_t sum[6][NR / 4];
-  EACH_LINE EACH_VECTOR sum[r][v] = begin ? SPLAT(0.0f) : load(sums + r * NR + 4 * v);
-  for (int k = 0; k < depth; k++, w += wide ? NR : HALF) {
+/* `lines` (a constant) turned rows by one panel, `depth` inputs. */
+INLINE void tile(const int lines, const int wide, const float *x, const uint32_t *w, int depth, float *y, int ldy,
+                 int how) {
+  v128_t sum[LINES][NR / 4];
+  EACH_LINE EACH_VECTOR sum[r][v] = how == GO_ON ? load(y + r * ldy + 4 * v) : SPLAT(0.0f);
+  for (int k = 0; k < depth; k++, w += wide ? NR : HALF, x += lines) {
     v128_t right[NR / 4];
     weightsAt(wide, w, right);
     EACH_LINE {
-      v128_t left = wasm_v128_load32_splat(x + r * ldx + k);
+      v128_t left = wasm_v128_load32_splat(x + r);
       EACH_VECTOR sum[r][v] = MADD(left, right[v], sum[r][v]);
     }
   }
-  EACH_LINE EACH_VECTOR store(sums + r * NR + 4 * v, sum[r][v]);
+  if (how == ONTO) {
+    EACH_LINE EACH_VECTOR sum[r][v] = ADD(load(y + r * ldy + 4 * v), sum[r][v]);
+  }
+  EACH_LINE EACH_VECTOR store(y + r * ldy + 4 * v, sum[r][v]);
 }
 
-/* Any rows by `depth` inputs of one panel. Six at a time: with the weights and the left side, AVX2's registers. */
-INLINE void sumRows(int rows, const int wide, const float *x, int ldx, const uint32_t *w, int depth, float *sums,
-                    int begin) {
-  int r = 0;
-  for (; r + 6 <= rows; r += 6, x += 6 * ldx, sums += 6 * NR) sumTile(6, wide, x, ldx, w, depth, sums, begin);
-  for (; r + 4 <= rows; r += 4, x += 4 * ldx, sums += 4 * NR) sumTile(4, wide, x, ldx, w, depth, sums, begin);
-  int rest = rows - r;
-  if (rest == 3) sumTile(3, wide, x, ldx, w, depth, sums, begin);
-  else if (rest == 2) sumTile(2, wide, x, ldx, w, depth, sums, begin);
-  else if (rest == 1) sumTile(1, wide, x, ldx, w, depth, sums, begin);
+/* A function to each, or V8 runs out of registers: together they took twice as long. */
+#define TILE(lines)                                                                                                    \
+  static __attribute__((noinline)) void wide##lines(const float *x, const uint32_t *w, int depth, float *y, int ldy,   \
+                                                    int how) {                                                         \
+    tile(lines, 1, x, w, depth, y, ldy, how);                                                                          \
+  }                                                                                                                    \
+  static __attribute__((noinline)) void half##lines(const float *x, const uint32_t *w, int depth, float *y, int ldy,   \
+                                                    int how) {                                                         \
+    tile(lines, 0, x, w, depth, y, ldy, how);                                                                          \
+  }
+TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+#undef TILE
+
+INLINE void tileOf(int lines, int wide, const float *x, const uint32_t *w, int depth, float *y, int ldy, int how) {
+#define TILE(lines)                                                                                                    \
+  case lines:                                                                                                          \
+    if (wide) wide##lines(x, w, depth, y, ldy, how);                                                                   \
+    else half##lines(x, w, depth, y, ldy, how);                                                                        \
+    return;
+  switch (lines) { TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) }
+#undef TILE
+}
+
+/* One row by any panels. */
+INLINE void rowProduct(const int wide, int panels, int i, const float *x, const uint32_t *w, float *y) {
+  int words = wide ? NR : HALF, next = i * words, p = 0;
+  for (; p + 4 <= panels; p += 4, w += 4 * next, y += 4 * NR) {
+    for (int k = 0; k < i; k += KC) rowTile(wide, x + k, w + k * words, next, minInt(i - k, KC), y, k > 0);
+  }
+  for (; p < panels; p++, w += next, y += NR) {
+    for (int k = 0; k < i; k += KC) {
+      tileOf(1, wide, x + k, w + k * words, minInt(i - k, KC), y, 0, k > 0 ? ONTO : TO);
+    }
+  }
+}
+
+/* Groups take turns within `depth` inputs of one panel; what they have so far is in `sums`. */
+INLINE void takeTurns(int rows, Groups groups, int wide, const float *x, const uint32_t *w, int depth, float *y,
+                      int ldy, float *sums, int add) {
+  for (int k = 0; k < depth; k += groups.depth) {
+    int some = minInt(depth - k, groups.depth), how = k > 0 ? GO_ON : BEGIN;
+    float *at = sums;
+    for (int group = 0; group < groups.count; group++) {
+      int lines = linesOf(groups, group);
+      tileOf(lines, wide, x, w, some, at, NR, how);
+      x += lines * some;
+      at += lines * NR;
+    }
+    w += some * (wide ? NR : HALF);
+  }
+  for (int row = 0; row < rows; row++) {
+    float *to = y + row * ldy, *from = sums + row * NR;
+    EACH_VECTOR store(to + 4 * v, add ? ADD(load(to + 4 * v), load(from + 4 * v)) : load(from + 4 * v));
+  }
 }
 
 /*
- * `panels` panels of w, each NR outputs by i inputs. x [rows, ldx], y [rows, ldy], of which panels * NR outputs from
- * y on are written. wide: the weights are float32.
+ * Rows as panel_product wants them: for each turn of a group its rows' inputs side by side. x [rows, ldx] to
+ * [rows * i]; wide: for weights in float32. One row is as it must be already.
+ */
+EXPORT(panel_turn) void panelTurn(int rows, int i, int wide, const float *x, int ldx, float *to) {
+  Groups groups = groupsOf(rows, wide);
+  for (int k = 0; k < i; k += groups.depth) {
+    int some = minInt(i - k, groups.depth);
+    const float *row = x + k;
+    for (int group = 0; group < groups.count; group++) {
+      int lines = linesOf(groups, group);
+      for (int r = 0; r < lines; r++, row += ldx) {
+        for (int j = 0; j < some; j++) to[j * lines + r] = row[j];
+      }
+      to += some * lines;
+    }
+  }
+}
+
+/*
+ * `panels` panels of w, each NR outputs by i inputs. x: `rows` rows, turned; y [rows, ldy], of which panels * NR
+ * outputs from y on are written. wide: the weights are float32.
  */
 EXPORT(panel_product)
-void panelProduct(int rows, int panels, int i, int wide, const float *x, int ldx, const uint32_t *w, float *y, int ldy,
+void panelProduct(int rows, int panels, int i, int wide, const float *x, const uint32_t *w, float *y, int ldy,
                   float *sums) {
   if (rows == 1) {
-    if (wide) oneRow(1, panels, i, x, w, y);
-    else oneRow(0, panels, i, x, w, y);
+    if (wide) rowProduct(1, panels, i, x, w, y);
+    else rowProduct(0, panels, i, x, w, y);
     return;
   }
-  if (rows == 2) {
-    if (wide) twoRows(1, panels, i, x, ldx, w, y, ldy);
-    else twoRows(0, panels, i, x, ldx, w, y, ldy);
-    return;
-  }
-  int words = wide ? NR : HALF, next = i * words;
-  if (rows <= 4) {
-    for (int p = 0; p < panels; p++, w += next, y += NR) {
-      for (int k = 0; k < i; k += KC) {
-        const float *left = x + k;
-        const uint32_t *block = w + k * words;
-        int depth = minInt(i - k, KC), add = k > 0;
-        if (rows == 3 && wide) panelTile(3, 1, 1, left, ldx, block, 0, depth, y, ldy, add);
-        else if (rows == 3) panelTile(3, 1, 0, left, ldx, block, 0, depth, y, ldy, add);
-        else if (wide) panelTile(4, 1, 1, left, ldx, block, 0, depth, y, ldy, add);
-        else panelTile(4, 1, 0, left, ldx, block, 0, depth, y, ldy, add);
-      }
-    }
-    return;
-  }
-  int piece = rows > PIECE_ROWS ? KC : PIECE;
-  for (int r = 0; r < rows; r += ROWS) {
-    int some = minInt(rows - r, ROWS);
-    const uint32_t *block = w;
-    for (int p = 0; p < panels; p++) {
-      float *at = y + r * ldy + p * NR;
-      for (int k = 0; k < i; k += KC) {
-        for (int start = k, end = minInt(i, k + KC); start < end; start += piece) {
-          int depth = minInt(end - start, piece);
-          if (wide) sumRows(some, 1, x + r * ldx + start, ldx, block, depth, sums, start == k);
-          else sumRows(some, 0, x + r * ldx + start, ldx, block, depth, sums, start == k);
-          block += depth * words;
-        }
-        for (int row = 0; row < some; row++) {
-          float *to = at + row * ldy, *from = sums + row * NR;
-          if (k > 0) {
-            EACH_VECTOR store(to + 4 * v, ADD(load(to + 4 * v), load(from + 4 * v)));
-          } else {
-            EACH_VECTOR store(to + 4 * v, load(from + 4 * v));
-          }
+  Groups groups = groupsOf(rows, wide);
+  for (int p = 0; p < panels; p++, y += NR) {
+    const float *left = x;
+    for (int k = 0; k < i; k += KC) {
+      int depth = minInt(i - k, KC);
+      if (groups.depth < KC) {
+        takeTurns(rows, groups, wide, left, w, depth, y, ldy, sums, k > 0);
+        left += rows * depth;
+      } else {
+        float *at = y;
+        for (int group = 0; group < groups.count; group++) {
+          int lines = linesOf(groups, group);
+          tileOf(lines, wide, left, w, depth, at, ldy, k > 0 ? ONTO : TO);
+          left += lines * depth;
+          at += lines * ldy;
         }
       }
+      w += depth * (wide ? NR : HALF);
     }
   }
 }
