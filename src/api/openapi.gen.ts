@@ -1615,6 +1615,15 @@ export interface components {
             /** @default auto */
             backend: components["schemas"]["BackendName"];
             precision?: components["schemas"]["Precision"];
+            /**
+             * @description Element type of the trained tensors in its checkpoints, those of `save_every_tokens` included: float32 weights
+             *     rounded to nearest, ties to even. What it computes with and its resume points are float32 whatever is asked,
+             *     and so are AdamW's moments; tensors that are not `trainable` keep their bytes. A weight too large for the type
+             *     fails the training.
+             * @default F32
+             * @enum {string}
+             */
+            dtype: "F32" | "F16" | "BF16";
             /** @description Tokens to train on; the run has ceil(tokens / batch_tokens) steps. */
             tokens: number;
             /** @description Tokens of one optimizer step; a multiple of `sequence_length`. */
@@ -1654,10 +1663,11 @@ export interface components {
         };
         /**
          * @description `bf16`: the operands of matrix products are rounded to bfloat16 and summed in float32; weights, gradients,
-         *     moments and all else stay float32, and so does the checkpoint. `mixed_f16`: the same with half precision, whose
-         *     range is small, so the loss is scaled: a gradient that overflows skips its update (its point of the metrics has
-         *     no `grad_norm`) and halves the scale, which doubles after 2,000 updates without overflow; kept with the
-         *     optimizer's state. Refused where the backend cannot do it: `GET /v1/backends` says in `features` which can.
+         *     moments and all else stay float32 (what the checkpoint is stored in is `dtype`). `mixed_f16`: the same with half
+         *     precision, whose range is small, so the loss is scaled: a gradient that overflows skips its update (its point of
+         *     the metrics has no `grad_norm`) and halves the scale, which doubles after 2,000 updates without overflow; kept
+         *     with the optimizer's state. Refused where the backend cannot do it: `GET /v1/backends` says in `features` which
+         *     can.
          * @default f32
          * @enum {string}
          */

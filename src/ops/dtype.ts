@@ -10,6 +10,14 @@ import type { Dtype, TensorInfo } from "./tensor.ts";
 
 const dtypeSizes: Readonly<Record<Dtype, number>> = { F32: 4, F16: 2, BF16: 2 };
 
+/** Halfway from the largest number of a type to the power of two after it: what rounds to infinity. */
+const infinities: Readonly<Record<Dtype, number>> = { F32: Infinity, F16: 65_520, BF16: 2 ** 128 - 2 ** 119 };
+
+/** @returns the magnitude from which on a finite float32 value becomes infinite in that type. */
+export function infiniteFrom(dtype: Dtype): number {
+  return infinities[dtype];
+}
+
 /** @returns bytes of one element. */
 export function dtypeBytes(dtype: Dtype): number {
   return dtypeSizes[dtype];

@@ -21,8 +21,9 @@ export interface MetricPoint {
 }
 
 /**
- * Everything a training needs to go on as if it had never stopped. Weights and moments are float32 blobs;
- * `position` counts tokens consumed from the dataset's stream.
+ * Everything a training needs to go on as if it had never stopped. Weights and moments are float32 blobs, but for
+ * the weights at its end, which have the element type asked for; `position` counts tokens consumed from the dataset's
+ * stream.
  */
 export interface TrainingState {
   readonly step: number;
@@ -63,12 +64,15 @@ export type WorkEvent =
       readonly message?: string;
     }
   | { readonly type: "metrics"; readonly point: MetricPoint }
-  /** A point from which the work can go on. `publish` asks for a checkpoint resource as well. */
+  /**
+   * A point from which the work can go on. `publish` asks for a checkpoint resource as well: its weights, which are
+   * the state's own unless the training saves them in another element type.
+   */
   | {
       readonly type: "saved";
       readonly state: TrainingState;
       readonly blobs: readonly NewBlob[];
-      readonly publish: boolean;
+      readonly publish: readonly TensorRef[] | null;
     }
   /** A piece of work done, from which a later attempt at the same work goes on. */
   | { readonly type: "part"; readonly data: JsonObject }

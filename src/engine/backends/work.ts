@@ -5,7 +5,7 @@
 import type { NewBlob, TrainingState } from "../../ops/events.ts";
 import type { GrowthPlanRequest } from "../../ops/growth/index.ts";
 import type { FileRef, JsonObject, ResolvedCheckpoint, ResolvedDataset } from "../../ops/manifest.ts";
-import type { TensorRef } from "../../ops/tensor.ts";
+import type { Dtype, TensorRef } from "../../ops/tensor.ts";
 
 export interface OptimizerSettings {
   readonly type: "adamw";
@@ -39,6 +39,8 @@ export type Precision = "f32" | ReducedPrecision;
 export interface TrainWork {
   /** f32 unless given. */
   readonly precision?: Precision;
+  /** Element type of the weights of its checkpoints; F32 unless given. Resume points are float32 whatever it is. */
+  readonly dtype?: Dtype;
   readonly checkpoint: ResolvedCheckpoint;
   readonly dataset: ResolvedDataset;
   /** Tokens to train on in all; the run has ceil(tokens / batchTokens) steps. */

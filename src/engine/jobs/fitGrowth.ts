@@ -29,7 +29,7 @@ export async function* fitGrowth(backend: Backend, work: FitWork, signal: AbortS
       continue;
     }
     const fit = event.result as TrainResult;
-    yield { type: "saved", state: fit.state, blobs: event.blobs, publish: false };
+    yield { type: "saved", state: fit.state, blobs: event.blobs, publish: null };
     const sizes = new Map(event.blobs.map(({ digest, sizeBytes }) => [digest, sizeBytes]));
     yield* progressStream("building tensors", signal, async (onProgress) => {
       const values = await readParameters(fit.state, sizes, work.blobDir);

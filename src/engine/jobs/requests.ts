@@ -4,6 +4,7 @@
  * types fit them.
  */
 import type { JsonObject } from "../../ops/manifest.ts";
+import type { Dtype } from "../../ops/tensor.ts";
 import type { Precision } from "../backends/work.ts";
 
 export type TokenizerChoice = "bytes" | { checkpoint: string };
@@ -54,6 +55,8 @@ export interface TrainingRequest {
   backend?: string;
   /** Of the operands of matrix products; f32 unless given. */
   precision?: Precision;
+  /** Of the trained weights as they are saved; F32 unless given. */
+  dtype?: Dtype;
   tokens: number;
   batch_tokens: number;
   sequence_length: number;

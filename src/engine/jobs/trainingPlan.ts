@@ -102,6 +102,7 @@ export function planTraining(inputs: TrainingInputs): TrainWork {
   return {
     ...{ checkpoint, dataset, resume, blobDir, saveEveryMs, memoryBytes },
     precision: request.precision ?? "f32",
+    dtype: request.dtype ?? "F32",
     tokens: request.tokens,
     batchTokens: request.batch_tokens,
     sequenceLength: request.sequence_length,

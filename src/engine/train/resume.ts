@@ -1,21 +1,23 @@
 /**
  * Writing a training down and taking it up again, exactly: weights and moments go as float32, as they are
  * computed with, and the data stream by its position, so that a run stopped after any step ends with the bytes
- * it would have had. Tensors that are not trained are read from the checkpoint and never written: every state
+ * it would have had. What becomes a checkpoint may be rounded to another element type, which nothing goes on from
+ * within the run. Tensors that are not trained are read from the checkpoint and never written: every state
  * refers to the checkpoint's bytes. Weights and moments are separate blobs: a checkpoint that keeps no optimizer
  * state then keeps no bytes of it.
  */
 import { stat } from "node:fs/promises";
 import * as tf from "@tensorflow/tfjs";
+import { infiniteFrom } from "../../ops/dtype.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { NewBlob, TrainingState } from "../../ops/events.ts";
 import type { BlobLocation, OptimizerRef } from "../../ops/manifest.ts";
 import { trainingFlops } from "../../ops/planner/flops.ts";
-import type { TensorRef } from "../../ops/tensor.ts";
+import type { Dtype, TensorRef } from "../../ops/tensor.ts";
 import type { TrainWork } from "../backends/work.ts";
 import { blobLocation, blobPath } from "../checkpoint/blobs.ts";
 import { readTensors } from "../checkpoint/tensorReader.ts";
-import { writeTensors } from "../checkpoint/writer.ts";
+import { writeTensors, type WrittenTensors } from "../checkpoint/writer.ts";
 import type { Kernels } from "../kernels/kernels.ts";
 import type { MomentValues } from "./adamw.ts";
 import { AdamW } from "./adamw.ts";
@@ -85,19 +87,25 @@ function trainedMoments(optimizer: OptimizerRef | null, isTrained: (name: string
   return { ...optimizer, firstMoments, secondMoments };
 }
 
+export interface SaveOptions {
+  /** False at the end of a run whose optimizer state nobody wants: the lists are then empty. */
+  readonly withMoments: boolean;
+  /** Element type of the weights: F32, as it is unless given, where the run may go on from them. */
+  readonly dtype?: Dtype;
+}
+
 /**
  * Writes the run's state as blobs.
- * @param withMoments false at the end of a run whose optimizer state nobody wants: the lists are then empty
- * @throws diverged when a weight is not finite: such a state is worth nothing; storage_full
+ * @throws diverged when a weight is not finite: such a state is worth nothing; as `saveWeights`
  */
 export async function saveRun(
   run: Run,
   blobDir: string,
-  withMoments: boolean,
+  { withMoments, dtype = "F32" }: SaveOptions,
 ): Promise<{ state: TrainingState; blobs: NewBlob[] }> {
   const { progress, config, optimizer } = run;
   const lossScale = await run.lossScale.state();
-  const weights = await writeAll(blobDir, run.weights, progress.step);
+  const weights = await saveWeights(run, blobDir, dtype);
   const first = withMoments ? await writeAll(blobDir, optimizer.first, progress.step) : null;
   const second = withMoments ? await writeAll(blobDir, optimizer.second, progress.step) : null;
   const state: TrainingState = {
@@ -105,7 +113,7 @@ export async function saveRun(
     tokens: progress.tokens,
     flops: trainingFlops(config, progress.tokens),
     position: progress.position,
-    weights: withFrozen(run.refs, weights.tensors),
+    weights: weights.tensors,
     optimizer: {
       type: "adamw",
       step: optimizer.step,
@@ -121,32 +129,50 @@ export async function saveRun(
   return { state, blobs: [weights, first, second].flatMap((written) => (written ? [written.blob] : [])) };
 }
 
+/**
+ * Writes the run's weights alone, rounded to nearest, ties to even.
+ * @returns all tensors of the model: those that are not trained as they are
+ * @throws diverged; unprocessable where an element type is too narrow for a weight; storage_full
+ */
+export async function saveWeights(run: Run, blobDir: string, dtype: Dtype): Promise<WrittenTensors> {
+  const { tensors, blob } = await writeAll(blobDir, run.weights, run.progress.step, dtype);
+  return { tensors: withFrozen(run.refs, tensors), blob };
+}
+
 /** What was written, and the checkpoint's own references where nothing was. */
 function withFrozen(refs: readonly TensorRef[], written: readonly TensorRef[]): readonly TensorRef[] {
   const byName = new Map(written.map((tensor) => [tensor.name, tensor]));
   return refs.map((tensor) => byName.get(tensor.name) ?? tensor);
 }
 
-/** One file of float32 tensors, read back from the backend one at a time. */
+/** One file of tensors, read back from the backend one at a time. */
 function writeAll(
   blobDir: string,
   tensors: ReadonlyMap<string, tf.Tensor>,
   step: number,
-): Promise<{ tensors: readonly TensorRef[]; blob: NewBlob }> {
+  dtype: Dtype = "F32",
+): Promise<WrittenTensors> {
   return writeTensors(
     blobDir,
     [...tensors].map(([name, tensor]) => ({
-      info: { name, dtype: "F32", shape: tensor.shape },
-      data: async () => {
-        const values = (await tensor.data()) as Float32Array;
-        if (values.every(Number.isFinite)) return values;
-        const problem = `${name} holds a value that is not finite`;
-        throw new CodedError("diverged", `training diverged at step ${step}: ${problem}`, {
-          details: { step, tensor: name },
-        });
-      },
+      info: { name, dtype, shape: tensor.shape },
+      data: async () => checked((await tensor.data()) as Float32Array, name, step, dtype),
     })),
   );
+}
+
+/** @returns the values, which stay finite in `dtype`. @throws diverged, unprocessable */
+function checked(values: Float32Array, name: string, step: number, dtype: Dtype): Float32Array {
+  const details = { step, tensor: name };
+  if (!values.every(Number.isFinite)) {
+    const problem = `${name} holds a value that is not finite`;
+    throw new CodedError("diverged", `training diverged at step ${step}: ${problem}`, { details });
+  }
+  const limit = infiniteFrom(dtype);
+  const large = values.find((value) => Math.abs(value) >= limit);
+  if (large === undefined) return values;
+  const problem = `step ${step}: ${name} holds ${large}, which is too large for dtype ${dtype}`;
+  throw new CodedError("unprocessable", `${problem}; wanted F32`, { details });
 }
 
 async function loadOptimizer(

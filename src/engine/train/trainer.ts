@@ -10,7 +10,7 @@ import type { MetricPoint, WorkEvent } from "../../ops/events.ts";
 import { CodedError } from "../../ops/errors.ts";
 import { isMasked } from "../../ops/growth/index.ts";
 import { trainingFlops } from "../../ops/planner/flops.ts";
-import type { TrainResult, TrainWork } from "../backends/work.ts";
+import type { TrainWork } from "../backends/work.ts";
 import { createBatchLoader } from "../data/loader.ts";
 import type { BatchLoader } from "../data/loader.ts";
 import type { Kernels } from "../kernels/kernels.ts";
@@ -20,9 +20,10 @@ import { deferredUpdates } from "./deferredUpdates.ts";
 import { localGradients } from "./gradients.ts";
 import { maskedBytes } from "./deriveModel.ts";
 import { Pace } from "./pace.ts";
-import { saveRun, startRun } from "./resume.ts";
+import { startRun } from "./resume.ts";
 import type { Run } from "./run.ts";
 import { disposeRun } from "./run.ts";
+import { resultEvent, savedEvent } from "./saveEvents.ts";
 import { learningRateAt } from "./schedule.ts";
 import { assertFinite } from "./step.ts";
 import { planThreads } from "./threads.ts";
@@ -263,16 +264,6 @@ function progressEvent(plan: Plan, { progress }: Run, pace: Pace): WorkEvent {
     etaSeconds: pace.secondsFor(plan.totalSteps - step),
     message: `step ${step} of ${plan.totalSteps}, loss ${lastLoss?.toFixed(4)}`,
   };
-}
-
-async function savedEvent(work: TrainWork, run: Run, publish: boolean): Promise<WorkEvent> {
-  return { type: "saved", ...(await saveRun(run, work.blobDir, true)), publish };
-}
-
-async function resultEvent(work: TrainWork, run: Run): Promise<WorkEvent> {
-  const { state, blobs } = await saveRun(run, work.blobDir, work.keepOptimizerState);
-  const result: TrainResult = { state, trainLoss: state.lastLoss, validationLoss: state.lastValidationLoss };
-  return { type: "result", result, blobs };
 }
 
 /** The 256-bit build is the relaxed one compiled otherwise, with the same bytes (`kernels/wasm/variants.ts`). */

@@ -5,6 +5,7 @@
 import type { TrainingState } from "../../../ops/events.ts";
 import { maskAfter } from "../../../ops/growth/index.ts";
 import type { CheckpointManifest, JsonObject } from "../../../ops/manifest.ts";
+import type { Dtype } from "../../../ops/tensor.ts";
 import { checkpointDigest } from "../../checkpoint/digest.ts";
 import type { TrainResult } from "../../backends/work.ts";
 import type { CheckpointRow, NewCheckpoint } from "../../store/types.ts";
@@ -32,7 +33,7 @@ export const training: Handler<"training"> = async (request, context) => {
   const keepOptimizer = work.keepOptimizerState;
   const made = await collect<TrainResult>(context.compute({ kind: "train", backend, work }), context, async (event) => {
     const { state, blobs, publish } = event;
-    const checkpoint = publish ? trained(request, context, base, state, keepOptimizer) : null;
+    const checkpoint = publish && trained(request, context, base, { ...state, weights: publish }, keepOptimizer);
     const name = request.name === undefined ? null : `${request.name}-step-${state.step}`;
     await context.save(state, blobs, checkpoint && { ...checkpoint, name });
   });
@@ -63,7 +64,7 @@ function trained(
   const hasMoments = state.optimizer.firstMoments.length > 0;
   const manifest: CheckpointManifest = {
     ...base.manifest,
-    configJson: asFloat32(base.manifest.configJson),
+    configJson: withDtype(base.manifest.configJson, request.dtype ?? "F32"),
     tensors: state.weights,
     original: null,
     optimizer: keepOptimizer && hasMoments ? state.optimizer : null,
@@ -79,9 +80,12 @@ function trained(
   };
 }
 
-/** Trained weights are float32, whatever the base was stored in; the configuration says so where it says anything. */
-function asFloat32(configJson: JsonObject): JsonObject {
+const torchNames: Readonly<Record<Dtype, string>> = { F32: "float32", F16: "float16", BF16: "bfloat16" };
+
+/** What trained weights are stored in, whatever the base was; the configuration says so where it says anything. */
+function withDtype(configJson: JsonObject, dtype: Dtype): JsonObject {
   const changed = { ...configJson };
-  for (const field of ["torch_dtype", "dtype"]) if (typeof changed[field] === "string") changed[field] = "float32";
+  for (const field of ["torch_dtype", "dtype"])
+    if (typeof changed[field] === "string") changed[field] = torchNames[dtype];
   return changed;
 }
