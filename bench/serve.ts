@@ -1,21 +1,24 @@
 /**
  * Serving under load: `OPENBLAS_CORETYPE=SKYLAKEX node bench/serve.ts --shape m --backends native,wasm --rounds 5
- * --crowd 60`. A server as a user starts it, a random model of the shape, clients in this process, streams only; for
- * each backend in one run and interleaved:
+ * --crowd 60`. A server as a user starts it, a random model of the shape, clients in this process; for each
+ * backend in one run and interleaved:
  *
- * - tokens/s of 16 requests at once beside those of one, prompts of 32 tokens and answers of 96;
+ * - tokens/s of 16 requests at once beside those of one, prompts of 32 tokens and answers of 96, as streams with
+ *   log-probabilities and as answers in one piece; and what a token takes of the processors in each process;
  * - the request rate at which 16 clients that always ask saturate it, then the time to first token when requests come
- *   at random times (Poisson) at half of that rate, beside that of a request alone.
+ *   at random times (Poisson) at half of that rate, beside that of a request alone (`--load 0` leaves it out).
  *
  * With `--crowd N`, 200 clients for N seconds on a small model, a third of which hang up (`lib/manyClients.ts`);
  * `--backends none --crowd 60` is that alone.
  */
 import { cpus } from "node:os";
 import { startServer } from "../scripts/lib/server.ts";
-import { stream, uniform } from "./lib/inferenceLoad.ts";
-import type { Ask, Streamed } from "./lib/inferenceLoad.ts";
+import type { RunningServer } from "../scripts/lib/server.ts";
+import { complete, keptConnections, stream, uniform } from "./lib/inferenceLoad.ts";
+import type { Ask } from "./lib/inferenceLoad.ts";
 import { manyClients } from "./lib/manyClients.ts";
 import { median, optionsOf, shapes } from "./lib/model.ts";
+import { cpuSeconds, millisecondsEach } from "./lib/processTimes.ts";
 
 const options = optionsOf({ shape: "m", backends: "native,wasm", rounds: "5", load: "15", crowd: "0" });
 const together = 16;
@@ -54,27 +57,49 @@ function ask(number: number, promptTokens: number, maxTokens: number, vocab: num
   return { model: "bench", prompt, max_tokens: maxTokens, temperature: 1, seed: number };
 }
 
-const rate = (runs: readonly Streamed[], ms: number): number =>
-  (runs.reduce((sum, { tokens }) => sum + tokens, 0) / ms) * 1000;
+/** How a client asks. */
+interface Way {
+  readonly title: string;
+  ask(url: string, ask: Ask): Promise<{ readonly tokens: number }>;
+}
 
-async function throughput(url: string, vocab: number): Promise<void> {
-  const [one, many]: [number[], number[]] = [[], []];
-  for (let round = -1; round < rounds; round++) {
-    const startedAt = performance.now();
-    const single = await stream(url, ask(round + 5, 32, 96, vocab));
-    const middle = performance.now();
-    const runs = await Promise.all(
-      Array.from({ length: together }, (_, i) => stream(url, ask((round + 1) * 100 + i, 32, 96, vocab))),
-    );
-    if (round < 0) continue;
-    one.push(rate([single], middle - startedAt));
-    many.push(rate(runs, performance.now() - middle));
+const agent = keptConnections();
+const ways: readonly Way[] = [
+  { title: "streams with log-probabilities", ask: stream },
+  { title: "answers in one piece", ask: (url, ask) => complete(url, ask, agent) },
+];
+
+/** One request, then 16 at once, again and again; and what a token takes of the processors in server, model, client. */
+async function throughput({ url, pid }: RunningServer, vocab: number, way: Way): Promise<void> {
+  const counts = [1, together] as const;
+  const rates = counts.map(() => [] as number[]);
+  const costs = counts.map(() => "");
+  for (const [which, count] of counts.entries()) await run(-1, which, count);
+  for (let round = 0; round < rounds; round++) {
+    for (const [which, count] of counts.entries()) await run(round, which, count);
   }
-  const [a, b] = [median(one), median(many)];
+  async function run(round: number, which: number, count: number): Promise<void> {
+    const [before, startedAt] = [cpuSeconds(pid), performance.now()];
+    // One request alone is asked four times: the clock of the processes' times is coarse.
+    const repeats = count === 1 ? 4 : 1;
+    let tokens = 0;
+    for (let i = 0; i < repeats; i++) {
+      const asks = Array.from({ length: count }, (_, j) => ask((round + 1) * 100 + i * count + j, 32, 96, vocab));
+      const answers = await Promise.all(asks.map((one) => way.ask(url, one)));
+      tokens += answers.reduce((sum, answer) => sum + answer.tokens, 0);
+    }
+    if (round < 0) return;
+    rates[which]!.push((tokens / (performance.now() - startedAt)) * 1000);
+    costs[which] = millisecondsEach(before, cpuSeconds(pid), tokens);
+  }
+  const [one = [], many = []] = rates;
+  console.log(`  ${way.title}`);
+  console.log(`    one request             ${median(one).toFixed(0).padStart(6)} tokens/s`);
+  console.log(`    ${together} requests at once     ${median(many).toFixed(0).padStart(6)} tokens/s`);
   const ratios = many.map((value, i) => value / one[i]!);
-  console.log(`  one request               ${a.toFixed(0).padStart(6)} tokens/s`);
-  console.log(`  ${together} requests at once       ${b.toFixed(0).padStart(6)} tokens/s`);
-  console.log(`  ratio, median of rounds   ${median(ratios).toFixed(2).padStart(6)}`);
+  console.log(`    ratio, median of rounds ${median(ratios).toFixed(2).padStart(6)}`);
+  console.log(`    CPU ms a token, one     ${costs[0]!}`);
+  console.log(`    CPU ms a token, ${together}      ${costs[1]!}`);
 }
 
 async function latency(url: string, vocab: number): Promise<void> {
@@ -122,8 +147,8 @@ for (const backend of options["backends"]!.split(",").filter((name) => name !== 
   try {
     await register(server.url, "bench", shape);
     console.log(`\nshape ${options["shape"]!}, backend ${backend}`);
-    await throughput(server.url, shape.V);
-    await latency(server.url, shape.V);
+    for (const way of ways) await throughput(server, shape.V, way);
+    if (loadSeconds > 0) await latency(server.url, shape.V);
   } finally {
     await server.stop();
   }

@@ -1,7 +1,8 @@
 /**
  * Clients of the completions API, as the bench and the tests load a server with them: streaming requests that are
- * timed, and crowds of clients of which some hang up, whose texts are compared with those of a quiet server.
+ * timed, answers in one piece, and crowds of clients of which some hang up, whose texts are compared with those of a quiet server.
  */
+import { Agent, request } from "node:http";
 
 export interface Ask {
   readonly model: string;
@@ -57,6 +58,32 @@ export async function stream(url: string, ask: Ask, signal?: AbortSignal): Promi
   }
   if (!isDone) throw new Error("the stream ended without [DONE]");
   return { firstTokenMs, totalMs: performance.now() - startedAt, tokens: tokens.length, text: tokens.join("") };
+}
+
+/** Connections that stay, for `complete`. */
+export function keptConnections(): Agent {
+  return new Agent({ keepAlive: true, maxSockets: 64 });
+}
+
+/**
+ * One completion in one piece, as clients ask that want many: it reads the answer once and looks at nothing before.
+ * @returns its tokens, as `usage` counts them @throws Refused; Error when the connection breaks
+ */
+export async function complete(url: string, ask: Ask, agent: Agent): Promise<{ tokens: number; text: string }> {
+  const { status, body } = await new Promise<{ status: number; body: string }>((resolve, reject) => {
+    const headers = { "Content-Type": "application/json" };
+    const sent = request(`${url}/v1/completions`, { method: "POST", headers, agent }, (answer) => {
+      const read: Buffer[] = [];
+      answer.on("data", (part: Buffer) => read.push(part));
+      answer.on("end", () => resolve({ status: answer.statusCode ?? 0, body: Buffer.concat(read).toString() }));
+      answer.on("error", reject);
+    });
+    sent.on("error", reject);
+    sent.end(JSON.stringify(ask));
+  });
+  if (status !== 200) throw new Refused(status, null);
+  const whole = JSON.parse(body) as { usage: { completion_tokens: number }; choices: { text: string }[] };
+  return { tokens: whole.usage.completion_tokens, text: whole.choices[0]?.text ?? "" };
 }
 
 /** An answer that is no stream. */

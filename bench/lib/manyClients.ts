@@ -3,11 +3,12 @@
  * server, does the line stay within its bound, does everybody get something, does memory stay where it is, and is
  * nothing left when they have gone? Prints what it saw.
  */
-import { readFileSync, readdirSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import type { RunningServer } from "../../scripts/lib/server.ts";
 import { crowd, metric, stream } from "./inferenceLoad.ts";
 import type { Ask } from "./inferenceLoad.ts";
 import { median } from "./model.ts";
+import { modelsOf } from "./processTimes.ts";
 
 const clients = 200;
 const numAsks = 40;
@@ -21,14 +22,6 @@ function rssOf(pid: number): number {
   } catch {
     return 0;
   }
-}
-
-/** @returns the ids of the server's model processes. */
-function modelsOf(pid: number): number[] {
-  const children = readdirSync(`/proc/${pid}/task`).flatMap((thread) =>
-    readFileSync(`/proc/${pid}/task/${thread}/children`, "utf8").split(" ").filter(Boolean).map(Number),
-  );
-  return children.filter((child) => readFileSync(`/proc/${child}/cmdline`, "utf8").includes("serving/child.ts"));
 }
 
 /** @param askOf the request with this number; one number, one text */
