@@ -20,6 +20,7 @@ import { findTask } from "../src/engine/eval/index.ts";
 import { planDoc } from "../src/engine/eval/plan.ts";
 import { parseDocs } from "../src/engine/eval/readDocs.ts";
 import { llamaDecoder } from "../src/engine/infer/loadServedModel.ts";
+import { LogitRow } from "../src/engine/infer/logitRow.ts";
 import { logprobOf, rowStats } from "../src/engine/infer/logprobs.ts";
 import { score } from "../src/engine/infer/score.ts";
 import type { ScoreRequest, ScoreResult } from "../src/engine/infer/servedModel.ts";
@@ -158,7 +159,7 @@ async function oneByOne(
     let logLikelihood = 0;
     let isGreedy = true;
     for (let at = start; at < ids.length; at++) {
-      const row = values.subarray((at - 1) * config.vocabSize, at * config.vocabSize);
+      const row = new LogitRow(values.subarray((at - 1) * config.vocabSize, at * config.vocabSize));
       const stats = rowStats(row);
       logLikelihood += logprobOf(row, stats, ids[at]!);
       isGreedy &&= stats.argmax === ids[at];

@@ -152,8 +152,8 @@ async function decodeRun(decoder: BatchDecoder, batch: number): Promise<Timing> 
   const middle = performance.now();
   let ids = contexts.map(() => 0);
   for (let step = 0; step < tokens; step++) {
-    const values = await decoder.step(contexts.map((one, i) => ({ context: one, ids: [ids[i]!], rows: 1 })));
-    ids = contexts.map((_, i) => argmax(values.subarray(i * vocabSize, (i + 1) * vocabSize)));
+    const made = await decoder.step(contexts.map((one, i) => ({ context: one, ids: [ids[i]!], rows: 1 })));
+    ids = made.map(({ logits }) => argmax(logits));
   }
   const end = performance.now();
   for (const one of contexts) one.close();

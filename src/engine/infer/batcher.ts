@@ -13,6 +13,7 @@
  */
 import { CodedError } from "../../ops/errors.ts";
 import type { BatchDecoder, Context, Decoder, Sequence, StepPart } from "./decoder.ts";
+import type { LogitRow } from "./logitRow.ts";
 import { maxStepLogits, maxStepTokens } from "./decoder.ts";
 
 /** One step, for metrics. */
@@ -31,11 +32,11 @@ interface Wish {
   readonly ids: readonly number[];
   readonly rows: number;
   readonly signal: AbortSignal | undefined;
-  /** Rows computed so far, of those wanted. */
-  readonly logits: Float32Array;
+  /** Rows computed so far, of those wanted: copies, but for those of the last step. */
+  computed: readonly LogitRow[];
   /** Ids computed so far. */
   done: number;
-  resolve(logits: Float32Array): void;
+  resolve(rows: readonly LogitRow[]): void;
   reject(error: unknown): void;
 }
 
@@ -58,14 +59,14 @@ export function batching(decoder: BatchDecoder, observe: (step: StepStats) => vo
       const chosen = choose(waiting, vocabSize);
       try {
         const startedAt = performance.now();
-        const logits = await decoder.step(chosen.map(({ part }) => part));
+        const rows = await decoder.step(chosen.map(({ part }) => part));
         const seconds = (performance.now() - startedAt) / 1000;
         observe({
           sequences: chosen.length,
           tokens: chosen.reduce((sum, { part }) => sum + part.ids.length, 0),
           seconds,
         });
-        waiting = settled(waiting, chosen, logits, vocabSize);
+        waiting = settled(waiting, chosen, rows);
       } catch (error) {
         waiting = waiting.filter((wish) => !chosen.some((one) => one.wish === wish));
         for (const { wish } of chosen) wish.reject(error);
@@ -75,9 +76,8 @@ export function batching(decoder: BatchDecoder, observe: (step: StepStats) => vo
   }
 
   function append(context: Context, signal: AbortSignal | undefined, ids: readonly number[], rows: number) {
-    return new Promise<Float32Array>((resolve, reject) => {
-      const logits = new Float32Array(rows * vocabSize);
-      waiting.push({ context, ids, rows, signal, logits, done: 0, resolve, reject });
+    return new Promise<readonly LogitRow[]>((resolve, reject) => {
+      waiting.push({ context, ids, rows, signal, computed: [], done: 0, resolve, reject });
       if (!running) void run();
     });
   }
@@ -133,18 +133,18 @@ function isDecoding(wish: Wish): boolean {
 }
 
 /** Hands out the rows of a step. @returns who waits on: those who were not in it first. */
-function settled(waiting: readonly Wish[], chosen: readonly Chosen[], logits: Float32Array, vocabSize: number): Wish[] {
+function settled(waiting: readonly Wish[], chosen: readonly Chosen[], rows: readonly LogitRow[]): Wish[] {
   let at = 0;
   const on: Wish[] = [];
   for (const { wish, part } of chosen) {
-    const size = part.rows * vocabSize;
+    const own = rows.slice(at, at + part.rows);
+    at += part.rows;
     wish.done += part.ids.length;
-    const rowsLeft = wish.ids.length - wish.done;
-    const first = Math.max(0, wish.rows - rowsLeft) * vocabSize - size;
-    wish.logits.set(logits.subarray(at, at + size), Math.max(0, first));
-    at += size;
-    if (rowsLeft === 0) wish.resolve(wish.logits);
-    else on.push(wish);
+    if (wish.done === wish.ids.length) wish.resolve([...wish.computed, ...own]);
+    else {
+      wish.computed = [...wish.computed, ...own.map((row) => row.copy())];
+      on.push(wish);
+    }
   }
   const served = new Set(chosen.map(({ wish }) => wish));
   return [...waiting.filter((wish) => !served.has(wish)), ...on];

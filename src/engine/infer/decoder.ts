@@ -6,6 +6,8 @@
  * Below it is `BatchDecoder`, which makes one step for several sequences; `batcher.ts` lies between the two.
  */
 
+import type { LogitRow } from "./logitRow.ts";
+
 /** One growing context with its cache. */
 export interface Sequence {
   /** Positions in the cache. */
@@ -13,10 +15,11 @@ export interface Sequence {
   /**
    * Computes `ids` after everything appended so far.
    * @param rows how many of the last ids to return logits for, 0 to ids.length
-   * @returns row-major float32 [rows, vocabSize]; row i predicts what follows id i of the last `rows`
+   * @returns row i predicts what follows id i of the last `rows`; they may change when the caller next awaits
+   *   something: the model may write the rows of its next step there
    * @throws cancelled when the signal of `start` has aborted
    */
-  append(ids: readonly number[], rows: number): Promise<Float32Array>;
+  append(ids: readonly number[], rows: number): Promise<readonly LogitRow[]>;
   /** Forgets every position from `length` on. */
   truncate(length: number): void;
   /** Gives the cache back; the sequence is dead afterwards. Calling it twice is harmless. */
@@ -50,9 +53,9 @@ export interface BatchDecoder {
   start(capacity: number): Context;
   /**
    * Computes all parts together; their contexts differ. A row of logits must not depend on which other parts there are.
-   * @returns row-major float32, the rows of all parts one after another
+   * @returns the rows of all parts one after another; the next step may write over them
    */
-  step(parts: readonly StepPart[]): Promise<Float32Array>;
+  step(parts: readonly StepPart[]): Promise<readonly LogitRow[]>;
 }
 
 /** Ids computed in one step, at most. */

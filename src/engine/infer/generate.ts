@@ -12,7 +12,8 @@ import { CodedError } from "../../ops/errors.ts";
 import { seededStream } from "../../ops/rng.ts";
 import type { Decoder, Sequence } from "./decoder.ts";
 import { maxStepTokens, steps, stepTokensWithLogits } from "./decoder.ts";
-import { rowStats, tokenLogprobs } from "./logprobs.ts";
+import type { LogitRow } from "./logitRow.ts";
+import { tokenLogprobs } from "./logprobs.ts";
 import { sample } from "./sample.ts";
 import type { GenerateEvent, GenerateRequest, TokenLogprobs } from "./servedModel.ts";
 
@@ -32,7 +33,7 @@ export async function* generate(
   if (newTokens === 0 && !withPrompt) return yield { type: "end", reason: "length", stopToken: null };
   const sequence = decoder.start(Math.min(decoder.maxLength, length + Math.max(0, newTokens - 1)), signal);
   try {
-    let next: Float32Array | null = null;
+    let next: LogitRow | null = null;
     if (withPrompt) {
       const scored = await scorePrompt(decoder, sequence, request, newTokens > 0, signal);
       yield { type: "prompt", logprobs: scored.entries };
@@ -53,32 +54,31 @@ async function* decode(
   sequence: Sequence,
   request: GenerateRequest,
   newTokens: number,
-  first: Float32Array,
+  first: LogitRow,
   signal: AbortSignal,
 ): AsyncGenerator<GenerateEvent> {
   const { uniform } = seededStream(request.seed, "sample");
   const stopIds = new Set(request.stopIds);
   let next = first;
   for (let made = 1; ; made++) {
-    const stats = request.logprobs === null ? undefined : rowStats(next);
-    const id = sample(next, request, uniform, stats);
-    const logprobs = request.logprobs === null ? null : tokenLogprobs(next, id, request.logprobs, stats);
+    const id = sample(next, request, uniform);
+    const logprobs = request.logprobs === null ? null : tokenLogprobs(next, id, request.logprobs);
     if (stopIds.has(id)) return yield { type: "end", reason: "stop", stopToken: { id, logprobs } };
     yield { type: "token", id, logprobs };
     if (made === newTokens) return yield { type: "end", reason: "length", stopToken: null };
     throwIfCancelled(signal);
-    next = await sequence.append([id], 1);
+    next = (await sequence.append([id], 1))[0]!;
   }
 }
 
 /** Computes `ids`; @returns the logits of what follows the last. */
-async function prefill(sequence: Sequence, ids: readonly number[], signal: AbortSignal): Promise<Float32Array> {
-  let next: Float32Array = new Float32Array(0);
+async function prefill(sequence: Sequence, ids: readonly number[], signal: AbortSignal): Promise<LogitRow> {
+  let next: LogitRow | undefined;
   for (const { start, part } of steps(ids, maxStepTokens)) {
     throwIfCancelled(signal);
-    next = await sequence.append(part, start + part.length === ids.length ? 1 : 0);
+    [next] = await sequence.append(part, start + part.length === ids.length ? 1 : 0);
   }
-  return next;
+  return next!;
 }
 
 /**
@@ -91,21 +91,19 @@ async function scorePrompt(
   request: GenerateRequest,
   wantNext: boolean,
   signal: AbortSignal,
-): Promise<{ entries: (TokenLogprobs | null)[]; next: Float32Array | null }> {
+): Promise<{ entries: (TokenLogprobs | null)[]; next: LogitRow | null }> {
   const ids = request.promptIds;
-  const vocab = decoder.vocabSize;
   // The last token's own logits are needed only when something is generated after it.
   const inputs = ids.slice(0, Math.min(decoder.maxLength, wantNext ? ids.length : ids.length - 1));
   const entries: (TokenLogprobs | null)[] = [null];
-  let next: Float32Array | null = null;
-  for (const { start, part } of steps(inputs, stepTokensWithLogits(vocab))) {
+  let next: LogitRow | null = null;
+  for (const { start, part } of steps(inputs, stepTokensWithLogits(decoder.vocabSize))) {
     throwIfCancelled(signal);
-    const logits = await sequence.append(part, part.length);
-    for (let row = 0; row < part.length; row++) {
-      const values = logits.subarray(row * vocab, (row + 1) * vocab);
-      const target = ids[start + row + 1];
-      if (target === undefined) next = values.slice();
-      else entries.push(tokenLogprobs(values, target, request.logprobs ?? 0));
+    const rows = await sequence.append(part, part.length);
+    for (const [i, row] of rows.entries()) {
+      const target = ids[start + i + 1];
+      if (target === undefined) next = row.copy();
+      else entries.push(tokenLogprobs(row, target, request.logprobs ?? 0));
     }
   }
   return { entries, next };

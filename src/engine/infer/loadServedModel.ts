@@ -16,6 +16,7 @@ import { batching } from "./batcher.ts";
 import type { StepStats } from "./batcher.ts";
 import type { BatchDecoder, Context, StepPart } from "./decoder.ts";
 import { generate } from "./generate.ts";
+import { rowsOf } from "./logitRow.ts";
 import { score } from "./score.ts";
 import type { ServedModel } from "./servedModel.ts";
 import { openTeamModel, weightsOf } from "./teamModel.ts";
@@ -95,7 +96,7 @@ export function llamaDecoder(config: LlamaConfig, weights: Weights, kernels: Ker
       const wanted = wantedRows(parts);
       if (wanted.length === 0) {
         stepStates(kernels, config, weights, ids, sequences).dispose();
-        return new Float32Array(0);
+        return [];
       }
       const result = tf.tidy(() => {
         const x_TD = stepStates(kernels, config, weights, ids, sequences);
@@ -106,7 +107,7 @@ export function llamaDecoder(config: LlamaConfig, weights: Weights, kernels: Ker
       });
       const values = (await result.data()) as Float32Array;
       result.dispose();
-      return values;
+      return rowsOf(values, config.vocabSize);
     },
   };
 }

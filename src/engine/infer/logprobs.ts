@@ -1,9 +1,12 @@
 /**
- * Log-probabilities of one row of logits. Sums are taken in double precision in index order and the result is
- * rounded once to float32, so the same row gives the same number on every backend, and a token's value is one
- * number wherever it is reported.
+ * Log-probabilities of one row of logits. Sums are taken in double precision as `rowBlocks.ts` says, then over the
+ * blocks in order, and the result is rounded once to float32: the same row gives the same number on every backend, and
+ * a token's value is one number wherever it is reported.
  */
 import { CodedError } from "../../ops/errors.ts";
+import type { LogitRow } from "./logitRow.ts";
+import type { RowBlocks } from "../kernels/inference/rowBlocks.ts";
+import { blockIds, expOf } from "../kernels/inference/rowBlocks.ts";
 import type { TokenLogprobs } from "./servedModel.ts";
 
 /** The highest logit of a row. */
@@ -14,61 +17,73 @@ export interface RowPeak {
 }
 
 export interface RowStats extends RowPeak {
-  /** Sum of exp(logit - max), in [1, V]. */
-  readonly sum: number;
   /** ln of the sum of exp(logit - max), in [0, ln V]. */
   readonly logSum: number;
 }
 
 /**
- * @param logits one row, [V]
  * @throws diverged when a logit is NaN or infinite, but for minus infinity: no probability can be told from such a row
  */
-export function rowPeak(logits: Float32Array): RowPeak {
-  let argmax = 0;
+export function rowPeak(row: LogitRow): RowPeak {
+  const { maxima } = row.blocks();
   let max = -Infinity;
+  let best = 0;
   let numbers = 0;
-  for (let id = 0; id < logits.length; id++) {
-    const value = logits[id]!;
+  for (let block = 0; block < maxima.length; block++) {
+    const value = maxima[block]!;
     if (value <= max) numbers++;
     else if (value > max) {
       numbers++;
       max = value;
-      argmax = id;
+      best = block;
     }
   }
-  if (!Number.isFinite(max) || numbers < logits.length) {
+  if (!Number.isFinite(max) || numbers < maxima.length) {
     throw new CodedError("diverged", "the model's logits are not finite: its weights are damaged or have diverged");
   }
-  return { argmax, max };
+  return { argmax: row.logits.indexOf(max, best * blockIds), max };
 }
 
 /**
- * @param logits one row, [V]
- * @throws diverged as `rowPeak`
+ * @param max the highest logit of the row
+ * @param scale of the exponents, that of `blocks`
+ * @returns sum of exp((logit - max) * scale) over each block
  */
-export function rowStats(logits: Float32Array): RowStats {
-  const { argmax, max } = rowPeak(logits);
+export function blockWeights({ maxima, sums }: RowBlocks, max: number, scale: number): Float64Array {
+  return sums.map((sum, block) => sum * expOf((maxima[block]! - max) * scale));
+}
+
+/** @throws diverged as `rowPeak` */
+export function rowStats(row: LogitRow): RowStats {
+  const peak = rowPeak(row);
   let sum = 0;
-  for (let id = 0; id < logits.length; id++) sum += Math.exp(logits[id]! - max);
-  return { argmax, max, sum, logSum: Math.log(sum) };
+  for (const weight of blockWeights(row.blocks(), peak.max, 1)) sum += weight;
+  return { ...peak, logSum: Math.log(sum) };
 }
 
 /** @returns ln p(id) as a float32 value. */
-export function logprobOf(logits: Float32Array, stats: RowStats, id: number): number {
+export function logprobOf({ logits }: LogitRow, stats: RowStats, id: number): number {
   return Math.fround(logits[id]! - stats.max - stats.logSum);
 }
 
 /** @returns the `count` ids of highest logit, best first, the lower id first among equals. */
-export function topIds(logits: Float32Array, count: number): number[] {
+export function topIds(row: LogitRow, count: number): number[] {
+  const { logits } = row;
+  const { maxima } = row.blocks();
   const best: number[] = [];
-  for (let id = 0; id < logits.length; id++) {
-    const value = logits[id]!;
-    if (best.length === count && (count === 0 || value <= logits[best[count - 1]!]!)) continue;
-    let place = best.length;
-    while (place > 0 && logits[best[place - 1]!]! < value) place--;
-    best.splice(place, 0, id);
-    if (best.length > count) best.pop();
+  if (count === 0) return best;
+  for (let block = 0; block < maxima.length; block++) {
+    // Most blocks have nothing to give once some are known.
+    if (best.length === count && maxima[block]! <= logits[best[count - 1]!]!) continue;
+    const end = Math.min((block + 1) * blockIds, logits.length);
+    for (let id = block * blockIds; id < end; id++) {
+      const value = logits[id]!;
+      if (best.length === count && value <= logits[best[count - 1]!]!) continue;
+      let place = best.length;
+      while (place > 0 && logits[best[place - 1]!]! < value) place--;
+      best.splice(place, 0, id);
+      if (best.length > count) best.pop();
+    }
   }
   return best;
 }
@@ -76,18 +91,13 @@ export function topIds(logits: Float32Array, count: number): number[] {
 /**
  * @param token the id that came next
  * @param top alternatives to report, 0 or more
- * @param stats of the row, where they are known already
  * @throws diverged
  */
-export function tokenLogprobs(
-  logits: Float32Array,
-  token: number,
-  top: number,
-  stats: RowStats = rowStats(logits),
-): TokenLogprobs {
+export function tokenLogprobs(row: LogitRow, token: number, top: number): TokenLogprobs {
+  const stats = rowStats(row);
   return {
     token,
-    logprob: logprobOf(logits, stats, token),
-    top: topIds(logits, top).map((id) => [id, logprobOf(logits, stats, id)] as const),
+    logprob: logprobOf(row, stats, token),
+    top: topIds(row, top).map((id) => [id, logprobOf(row, stats, id)] as const),
   };
 }

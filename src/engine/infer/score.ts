@@ -15,6 +15,7 @@ import { CodedError } from "../../ops/errors.ts";
 import type { BatchDecoder, Context, StepPart } from "./decoder.ts";
 import { maxStepLogits } from "./decoder.ts";
 import { checkIds, throwIfCancelled } from "./generate.ts";
+import type { LogitRow } from "./logitRow.ts";
 import { logprobOf, rowStats } from "./logprobs.ts";
 import type { ScoreRequest, ScoreResult } from "./servedModel.ts";
 
@@ -72,9 +73,8 @@ export async function score(
 
 /** Takes as many rows of the groups through the model as one step may have, the first groups first. */
 async function step(decoder: BatchDecoder, runs: readonly GroupRun[]): Promise<void> {
-  const vocab = decoder.vocabSize;
   let tokens = scoreStepTokens;
-  let logitRows = Math.max(1, Math.floor(maxStepLogits / vocab));
+  let logitRows = Math.max(1, Math.floor(maxStepLogits / decoder.vocabSize));
   const parts: { run: GroupRun; part: StepPart }[] = [];
   for (const run of runs) {
     const part = run.take(tokens, logitRows);
@@ -84,12 +84,11 @@ async function step(decoder: BatchDecoder, runs: readonly GroupRun[]): Promise<v
     logitRows -= part.rows;
     if (tokens <= 0) break;
   }
-  const logits = await decoder.step(parts.map(({ part }) => part));
+  const rows = await decoder.step(parts.map(({ part }) => part));
   let at = 0;
   for (const { run, part } of parts) {
-    const size = part.rows * vocab;
-    run.took(part, logits.subarray(at, at + size), vocab);
-    at += size;
+    run.took(rows.slice(at, at + part.rows));
+    at += part.rows;
   }
 }
 
@@ -125,16 +124,16 @@ class GroupRun {
   }
 
   /** Reads the logits of a part that was computed. */
-  took({ rows }: StepPart, logits: Float32Array, vocab: number): void {
+  took(rows: readonly LogitRow[]): void {
     const { index, request } = this.#current();
     const { ids } = request;
     const result = this.#results[index];
     const end = this.#context.length;
-    for (let row = 0; result && row < rows; row++) {
-      const values = logits.subarray(row * vocab, (row + 1) * vocab);
-      const stats = rowStats(values);
-      const target = ids[end - rows + row + 1]!;
-      result.logLikelihood += logprobOf(values, stats, target);
+    for (const [i, row] of rows.entries()) {
+      if (!result) break;
+      const stats = rowStats(row);
+      const target = ids[end - rows.length + i + 1]!;
+      result.logLikelihood += logprobOf(row, stats, target);
       result.isGreedy &&= stats.argmax === target;
     }
     if (end < ids.length - 1) return;

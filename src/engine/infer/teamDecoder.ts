@@ -5,11 +5,14 @@
 import { invariant } from "../../ops/errors.ts";
 import type { LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import type { SharedHeap } from "../kernels/inference/sharedHeap.ts";
+import { blockIds } from "../kernels/inference/rowBlocks.ts";
+import { blocksAt, logitStride } from "../model/logitPlaces.ts";
 import { ropeAngles } from "../model/ropeTables.ts";
 import type { StepPlaces, TeamLlama, TeamThread } from "../model/teamLlama.ts";
-import { layerPageBytes, paneled, placesOf, runTeamStep } from "../model/teamLlama.ts";
+import { layerPageBytes, placesOf, runTeamStep } from "../model/teamLlama.ts";
 import type { BatchDecoder, Context, StepPart } from "./decoder.ts";
 import { maxStepTokens } from "./decoder.ts";
+import { LogitRow } from "./logitRow.ts";
 import type { StepRoom } from "./teamPlan.ts";
 import { planWords, stepOf, writePlan } from "./teamPlan.ts";
 
@@ -73,6 +76,7 @@ export function teamDecoder(
   const pageBytes = config.numHiddenLayers * layerPageBytes(thread.c, model);
   const words = new Int32Array(heap.memory.buffer, plan, planWords);
   const rooms = new StepRooms(heap, model);
+  const scratch = heap.take(Math.ceil(config.vocabSize / blockIds) * 8);
   return {
     maxLength: config.maxPositionEmbeddings,
     vocabSize: config.vocabSize,
@@ -93,7 +97,7 @@ export function teamDecoder(
       const write = (phase: number): void => writePlan(words, { ...step, firstPhase: (firstPhase = phase) });
       thread.member.lead(write, () => runTeamStep(thread, model, stepOf(model, { ...step, firstPhase })));
       for (const { context, ids: added } of parts) (context as PagedContext).length += added.length;
-      return readLogits(heap, places, wanted.length, config.vocabSize);
+      return rowsAt(thread, heap, places, wanted.length, config.vocabSize, scratch);
     },
   };
 }
@@ -121,7 +125,7 @@ class StepRooms {
       if (this.#room.logitsAt !== 0) this.#heap.give(this.#room.logitsAt);
       this.#room = { ...this.#room, logitsAt: 0 };
       this.#logitRows = 0;
-      const logitsAt = this.#heap.take(logitRows * paneled(this.#model.head.outputs) * 4);
+      const logitsAt = this.#heap.take(logitRows * logitStride(this.#model.head.outputs) * 4);
       this.#room = { ...this.#room, logitsAt };
       this.#logitRows = logitRows;
     }
@@ -145,14 +149,30 @@ function writeAngles(
   }
 }
 
-/** @returns the wanted rows without the padding of the last panel, in memory of their own. */
-function readLogits(heap: SharedHeap, { logits }: StepPlaces, rows: number, vocabSize: number): Float32Array {
-  const values = new Float32Array(rows * vocabSize);
-  for (let row = 0; row < rows; row++) {
-    const from = new Float32Array(heap.memory.buffer, logits.at + row * logits.stride * 4, vocabSize);
-    values.set(from, row * vocabSize);
-  }
-  return values;
+/**
+ * @param scratch for the sums of a row's blocks at another temperature than 1
+ * @returns the wanted rows where they lie, with the blocks that the step computed
+ */
+function rowsAt(
+  thread: TeamThread,
+  heap: SharedHeap,
+  places: StepPlaces,
+  rows: number,
+  vocabSize: number,
+  scratch: number,
+): LogitRow[] {
+  const { buffer } = heap.memory;
+  const count = Math.ceil(vocabSize / blockIds);
+  return Array.from({ length: rows }, (_, row) => {
+    const at = places.logits.at + row * places.logits.stride * 4;
+    const { maxima: maximaAt, sums: sumsAt } = blocksAt(at, vocabSize);
+    const maxima = new Float64Array(buffer, maximaAt, count);
+    const plain = { maxima, sums: new Float64Array(buffer, sumsAt, count) };
+    return new LogitRow(new Float32Array(buffer, at, vocabSize), plain, (scale) => {
+      thread.c.row_blocks(vocabSize, scale, at, maximaAt, scratch);
+      return { maxima, sums: new Float64Array(buffer, scratch, count).slice() };
+    });
+  });
 }
 
 /** @returns the rows of a step whose logits are wanted: the last of each part. */

@@ -3,13 +3,15 @@
  * program that all of them run. The same operations on the same numbers in the same order of sums, so a row has the
  * bytes that `llama.ts` gives it on the wasm kernels, in any company and by any number of threads.
  *
- * What is split: products by outputs, attention by sequence and key/value head, the rest by rows.
+ * What is split: products by outputs, attention by sequence and key/value head, the exponentials of logits by blocks of
+ * ids, the rest by rows.
  */
 import type { InferenceFunctions } from "../kernels/inference/module.ts";
 import type { PanelMatrix, PanelProducts, ProductInputs, Rows } from "../kernels/inference/panels.ts";
 import { mostBlasOutputs, mostDirectRows } from "../kernels/inference/panels.ts";
 import type { TeamMember } from "../kernels/inference/team.ts";
 import { mostParts } from "../kernels/inference/team.ts";
+import { computeBlocks, logitStride } from "./logitPlaces.ts";
 
 export interface TeamLayer {
   /** Addresses of [D] float32. */
@@ -111,13 +113,13 @@ export function placesOf(
     ...{ gate: place(intermediateSize), up: place(intermediateSize) },
     cos: { at: next, stride: headDim / 2 },
     sin: { at: next + rows * headDim * 2, stride: headDim / 2 },
-    logits: { at: logitsAt, stride: paneled(head.outputs) },
+    logits: { at: logitsAt, stride: logitStride(head.outputs) },
   };
   return { places, end: next + rows * headDim * 4 };
 }
 
 /** @returns so many columns in whole panels of any build. */
-export function paneled(columns: number): number {
+function paneled(columns: number): number {
   return Math.ceil(columns / 16) * 16;
 }
 
@@ -134,7 +136,9 @@ export function runTeamStep(thread: TeamThread, model: TeamLlama, step: TeamStep
   byRows(member, wanted.length, (row) => {
     c.rms_norm_forward(1, hiddenSize, eps, rowAt(places.x, wanted[row]!), model.norm, rowAt(places.normed, row));
   });
-  if (wanted.length > 0) project(thread, wanted.length, places.normed, [[model.head, places.logits]]);
+  if (wanted.length === 0) return;
+  project(thread, wanted.length, places.normed, [[model.head, places.logits]]);
+  computeBlocks(member, c, wanted.length, model.head.outputs, places.logits);
 }
 
 /** x + attention(norm(x)), then that + mlp(norm(that)), in place. */

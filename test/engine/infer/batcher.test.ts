@@ -7,6 +7,8 @@ import type { StepStats } from "../../../src/engine/infer/batcher.ts";
 import type { BatchDecoder, Context, Decoder } from "../../../src/engine/infer/decoder.ts";
 import { maxStepLogits, maxStepTokens } from "../../../src/engine/infer/decoder.ts";
 import { generate } from "../../../src/engine/infer/generate.ts";
+import type { LogitRow } from "../../../src/engine/infer/logitRow.ts";
+import { rowsOf } from "../../../src/engine/infer/logitRow.ts";
 import type { GenerateRequest } from "../../../src/engine/infer/servedModel.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
 
@@ -39,7 +41,7 @@ function tableBatch(vocabSize = 3, maxLength = 10_000): BatchDecoder & { steps: 
       contexts.set(context, state);
       return context;
     },
-    async step(parts: Parameters<BatchDecoder["step"]>[0]): Promise<Float32Array> {
+    async step(parts: Parameters<BatchDecoder["step"]>[0]): Promise<LogitRow[]> {
       assert.ok(parts.length > 0, "a step does something");
       assert.equal(new Set(parts.map(({ context }) => context)).size, parts.length, "contexts of a step differ");
       decoder.steps.push(new Map(parts.map(({ context, ids }) => [contexts.get(context)!.number, ids])));
@@ -53,7 +55,7 @@ function tableBatch(vocabSize = 3, maxLength = 10_000): BatchDecoder & { steps: 
           if (i >= ids.length - rows) out.push(...rowAfter(held, vocabSize));
         }
       }
-      return Float32Array.from(out);
+      return rowsOf(Float32Array.from(out), vocabSize);
     },
   };
   return decoder;
@@ -127,13 +129,16 @@ test("what a sequence gets is what it gets alone, whatever is asked for beside i
           const context: number[] = [];
           for (const { ids, read } of pieces) {
             const rows = Math.min(read, ids.length);
-            const logits = await sequence.append(ids, rows);
+            const made = await sequence.append(ids, rows);
             const expected: number[] = [];
             for (const [i, id] of ids.entries()) {
               context.push(id);
               if (i >= ids.length - rows) expected.push(...rowAfter(context, 5));
             }
-            assert.deepEqual(logits, Float32Array.from(expected));
+            assert.deepEqual(
+              made.flatMap(({ logits }) => [...logits]),
+              expected,
+            );
           }
           sequence.close();
         }),
@@ -155,13 +160,13 @@ test("logits of a step are bounded for any number of sequences and any vocabular
       const rows = parts.reduce((sum, part) => sum + part.rows, 0);
       most = Math.max(most, rows);
       await step(parts.map((part) => ({ ...part, rows: 0 })));
-      return new Float32Array(rows * vocab);
+      return rowsOf(new Float32Array(rows * vocab), vocab);
     },
   });
   await Promise.all(
     [7, 3, 1, 1, 1, 1, 1].map(async (rows) => {
       const sequence = decoder.start(10);
-      assert.equal((await sequence.append(range(rows + 2), rows)).length, rows * vocab);
+      assert.equal((await sequence.append(range(rows + 2), rows)).length, rows);
       sequence.close();
     }),
   );

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import type { Decoder, Sequence } from "../../../src/engine/infer/decoder.ts";
 import { maxStepLogits, maxStepTokens, stepTokensWithLogits, steps } from "../../../src/engine/infer/decoder.ts";
 import { generate } from "../../../src/engine/infer/generate.ts";
+import { LogitRow, rowsOf } from "../../../src/engine/infer/logitRow.ts";
 import type { GenerateEvent, GenerateRequest } from "../../../src/engine/infer/servedModel.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
 
@@ -33,7 +34,7 @@ function tableDecoder(): TableDecoder {
           if (i >= ids.length - rows) out.push(...rowAfter(context));
         }
         assert.ok(context.length <= capacity, "no more positions than were asked for");
-        return Float32Array.from(out);
+        return rowsOf(Float32Array.from(out), vocab);
       },
       truncate(length) {
         context = context.slice(0, length);
@@ -215,7 +216,7 @@ test("logits that are not finite are an error, never a token", async () => {
   const decoder = tableDecoder();
   const broken: Decoder = {
     ...decoder,
-    start: (capacity) => ({ ...decoder.start(capacity), append: async () => Float32Array.of(1, NaN, 2) }),
+    start: (capacity) => ({ ...decoder.start(capacity), append: async () => [new LogitRow(Float32Array.of(1, NaN, 2))] }),
   };
   await assert.rejects(collect(broken, plain), (error) => error instanceof CodedError && error.code === "diverged");
 });

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import type { BatchDecoder, Context, StepPart } from "../../../src/engine/infer/decoder.ts";
 import { maxStepLogits } from "../../../src/engine/infer/decoder.ts";
 import { score, scoreStepTokens } from "../../../src/engine/infer/score.ts";
+import { rowsOf } from "../../../src/engine/infer/logitRow.ts";
 import type { ScoreRequest } from "../../../src/engine/infer/servedModel.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
 
@@ -44,7 +45,7 @@ function tableDecoder(vocabSize = vocab): TableDecoder {
           return i >= ids.length - wanted ? [rowAfter(before, vocabSize)] : [];
         });
       });
-      return Promise.resolve(Float32Array.from(rows.flat()));
+      return Promise.resolve(rowsOf(Float32Array.from(rows.flat()), vocabSize));
     },
   };
   return decoder;
@@ -201,7 +202,7 @@ test("a cancelled score ends with its caches given back, and bad requests are re
 test("logits that are not finite are an error", async () => {
   const decoder = tableDecoder();
   decoder.step = (parts) =>
-    Promise.resolve(new Float32Array(parts.reduce((sum, { rows }) => sum + rows, 0) * vocab).fill(NaN));
+    Promise.resolve(rowsOf(new Float32Array(parts.reduce((sum, { rows }) => sum + rows, 0) * vocab).fill(NaN), vocab));
   // The table counts positions when it steps; this one does not, so the first logits it gives must end it.
   await assert.rejects(
     score(

@@ -8,6 +8,7 @@ import { after, before, describe, test } from "node:test";
 import * as tf from "@tensorflow/tfjs";
 import { activateTfjs, type TfjsBackendName } from "../../../src/engine/backends/tfjsRuntime.ts";
 import { loadServedModel } from "../../../src/engine/infer/loadServedModel.ts";
+import { LogitRow } from "../../../src/engine/infer/logitRow.ts";
 import { logprobOf, rowStats } from "../../../src/engine/infer/logprobs.ts";
 import type { ScoreRequest, ScoreResult, ServedModel } from "../../../src/engine/infer/servedModel.ts";
 import { kernelsFor, type KernelChoice } from "../../../src/engine/kernels/index.ts";
@@ -74,7 +75,7 @@ async function onePass(
   let logLikelihood = 0;
   let isGreedy = true;
   for (let at = start; at < ids.length; at++) {
-    const row = values.subarray((at - 1) * config.vocabSize, at * config.vocabSize);
+    const row = new LogitRow(values.subarray((at - 1) * config.vocabSize, at * config.vocabSize));
     const stats = rowStats(row);
     logLikelihood += logprobOf(row, stats, ids[at]!);
     isGreedy &&= stats.argmax === ids[at];

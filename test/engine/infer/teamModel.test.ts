@@ -9,6 +9,7 @@ import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
 import type { BatchDecoder, Context } from "../../../src/engine/infer/decoder.ts";
 import { llamaDecoder } from "../../../src/engine/infer/loadServedModel.ts";
 import { openTeamModel } from "../../../src/engine/infer/teamModel.ts";
+import type { LogitRow } from "../../../src/engine/infer/logitRow.ts";
 import type { TeamModel } from "../../../src/engine/infer/teamModel.ts";
 import { kernelsFor } from "../../../src/engine/kernels/index.ts";
 import type { KernelVariant } from "../../../src/engine/kernels/wasm/variants.ts";
@@ -54,8 +55,11 @@ async function* inMemory(config: LlamaConfig, inHalf: boolean) {
   }
 }
 
+/** Rows of logits and their blocks. */
+type Made = (Float32Array | Float64Array)[];
+
 /** Prompts and single tokens of sequences that come, go back and go on, some with logits for all of their rows. */
-async function story(decoder: BatchDecoder, mostRows: number): Promise<Float32Array[]> {
+async function story(decoder: BatchDecoder, mostRows: number): Promise<Made> {
   const ids = (seed: number, count: number): number[] =>
     Array.from({ length: count }, (_, i) => (seed * 131 + i * 37 + i * i) % 260);
   const contexts = Array.from({ length: 9 }, () => decoder.start(300));
@@ -64,8 +68,10 @@ async function story(decoder: BatchDecoder, mostRows: number): Promise<Float32Ar
     ids: ids(seed, count),
     rows,
   });
-  const made: Float32Array[] = [];
-  const step = async (parts: Parameters<BatchDecoder["step"]>[0]) => made.push(await decoder.step(parts));
+  const made: Made = [];
+  const step = async (parts: Parameters<BatchDecoder["step"]>[0]) => {
+    for (const row of await decoder.step(parts)) made.push(row.logits.slice(), ...blocksOf(row));
+  };
   await step([part(contexts[0], 1, mostRows, 1)]);
   await step([part(contexts[1], 2, 1, 1)]);
   await step([part(contexts[2], 3, 70, 0), part(contexts[0], 4, 1, 1), part(contexts[3], 5, 5, 5)]);
@@ -78,7 +84,13 @@ async function story(decoder: BatchDecoder, mostRows: number): Promise<Float32Ar
   return made;
 }
 
-async function expected(config: LlamaConfig, variant: KernelVariant, mostRows: number): Promise<Float32Array[]> {
+/** The blocks as they came with the row and at another temperature. */
+function blocksOf(row: LogitRow): Float64Array[] {
+  const warm = row.blocks(0.7);
+  return [row.blocks().maxima.slice(), row.blocks().sums.slice(), warm.maxima.slice(), warm.sums.slice()];
+}
+
+async function expected(config: LlamaConfig, variant: KernelVariant, mostRows: number): Promise<Made> {
   const { kernels } = await kernelsFor("wasm", "wasm-simd", variant);
   const weights = new Map<string, tf.Tensor>();
   for (const [name, { shape, values }] of weightValues(config)) weights.set(name, tf.tensor(values, [...shape]));
@@ -87,7 +99,7 @@ async function expected(config: LlamaConfig, variant: KernelVariant, mostRows: n
   return made;
 }
 
-function assertSameBits(got: readonly Float32Array[], wanted: readonly Float32Array[]): void {
+function assertSameBits(got: Readonly<Made>, wanted: Readonly<Made>): void {
   assert.equal(got.length, wanted.length);
   got.forEach((values, step) =>
     assert.ok(

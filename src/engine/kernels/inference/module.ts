@@ -23,6 +23,7 @@ export interface InferenceFunctions {
   readonly page_positions: Reckoner;
   readonly paged_attention_scratch_floats: Reckoner;
   readonly paged_attention: Procedure;
+  readonly row_blocks: Procedure;
   readonly rms_norm_forward: Procedure;
   readonly swiglu_forward: Procedure;
   readonly add_in_place: Procedure;
