@@ -1,10 +1,10 @@
 /**
- * Evaluation speed: `node bench/eval.ts --shapes s --backends wasm --docs 48 --rounds 3 --python python3
- * --benchmarks DIR --tokenizer DIR`. The requests of real docs (the first of each task) are scored by
+ * Evaluation speed: `node bench/eval.ts --shapes s --backends wasm --docs 48 --rounds 3 --threads 1,2
+ * --python python3 --benchmarks DIR --tokenizer DIR`. The requests of real docs (the first of each task) are scored by
  *
- * - this service's way: `ServedModel.score`, called as an evaluation calls it;
+ * - this service's way: `score` on the model that its threads share, as an evaluation does it;
  * - the straightforward way on the same backend: one forward pass for each choice, batch 1, a row of logits for every
- *   position. Its results must have the same bits;
+ *   position, one thread. Its results must have the same bits;
  * - PyTorch doing what lm-evaluation-harness's Hugging Face backend does (sorted by length, right-padded batches, logits
  *   of every position, float32 log-softmax). A stand-in for it: the harness itself is not run, and the model is the
  *   eager one of bench/peer. Results are compared within a tolerance.
@@ -19,18 +19,18 @@ import { activateTfjs } from "../src/engine/backends/tfjsRuntime.ts";
 import { findTask } from "../src/engine/eval/index.ts";
 import { planDoc } from "../src/engine/eval/plan.ts";
 import { parseDocs } from "../src/engine/eval/readDocs.ts";
-import { llamaDecoder } from "../src/engine/infer/loadServedModel.ts";
 import { LogitRow } from "../src/engine/infer/logitRow.ts";
 import { logprobOf, rowStats } from "../src/engine/infer/logprobs.ts";
 import { score } from "../src/engine/infer/score.ts";
 import type { ScoreRequest, ScoreResult } from "../src/engine/infer/servedModel.ts";
+import { openTeamModel } from "../src/engine/infer/teamModel.ts";
 import { kernelsFor, type KernelChoice } from "../src/engine/kernels/index.ts";
 import type { Kernels } from "../src/engine/kernels/kernels.ts";
 import { hiddenStates, logits } from "../src/engine/model/llama.ts";
 import { loadTokenizer } from "../src/engine/tokenizer/loadTokenizer.ts";
 import { expectedTensors } from "../src/ops/architectures/llama.ts";
 import type { LlamaConfig } from "../src/ops/architectures/llamaConfig.ts";
-import { configOf, median, optionsOf, randomWeights, shapes } from "./lib/model.ts";
+import { configOf, median, optionsOf, randomWeights, shapes, weightSource } from "./lib/model.ts";
 import { openTorchPeer } from "./lib/torchPeer.ts";
 
 const files: Readonly<Record<string, string>> = {
@@ -41,7 +41,7 @@ const files: Readonly<Record<string, string>> = {
 const choices: Readonly<Record<string, KernelChoice>> = { wasm: "wasm-simd", native: "native" };
 
 const options = optionsOf({
-  ...{ shapes: "s", backends: "wasm,native", docs: "24", rounds: "3", threads: "1", batches: "1,16" },
+  ...{ shapes: "s", backends: "wasm,native", docs: "24", rounds: "3", threads: "1,2", batches: "1,16" },
   ...{ tasks: Object.keys(files).join(","), benchmarks: "../shared/data/benchmarks" },
   ...{ tokenizer: "../shared/data/tokenizers/llama2-32k", python: "python3" },
 });
@@ -89,13 +89,17 @@ async function measure(name: string): Promise<void> {
   const tokens = requests.reduce((sum, { ids }) => sum + ids.length, 0);
   console.log(`\n${name}: ${JSON.stringify(shape)}; ${docs} docs, ${requests.length} requests, ${tokens} tokens`);
   const rows: Row[] = [];
+  const closers: (() => void)[] = [];
   for (const backend of options["backends"]!.split(",")) {
     const { kernels } = await kernelsFor("wasm", choices[backend]!);
-    const decoder = llamaDecoder(config, weights, kernels);
-    const ours = (): Promise<ScoreResult[]> => score(decoder, requests, signal);
-    rows.push({ title: `${backend}, this service`, run: () => timed(ours) });
+    for (const threads of options["threads"]!.split(",")) {
+      const model = await openTeamModel(config, weightSource(weights, false), kernels.inference!, Number(threads));
+      closers.push(model.close);
+      const run = () => timed(() => score(model.decoder, requests, signal));
+      rows.push({ title: `${backend}, this service, ${threads} threads`, run });
+    }
     rows.push({
-      title: `${backend}, one by one`,
+      title: `${backend}, one by one, 1 thread`,
       run: () => timed(() => oneByOne(kernels, config, weights, requests)),
     });
   }
@@ -110,6 +114,7 @@ async function measure(name: string): Promise<void> {
     }
   }
   report(rows, docs, timings, likelihoods);
+  for (const close of closers) close();
   for (const weight of weights.values()) weight.dispose();
 }
 

@@ -10,10 +10,9 @@ import { activateTfjs } from "../src/engine/backends/tfjsRuntime.ts";
 import type { BatchDecoder } from "../src/engine/infer/decoder.ts";
 import { llamaDecoder } from "../src/engine/infer/loadServedModel.ts";
 import { openTeamModel } from "../src/engine/infer/teamModel.ts";
-import type { WeightSource } from "../src/engine/infer/teamModel.ts";
 import { kernelsFor } from "../src/engine/kernels/index.ts";
 import type { LlamaConfig } from "../src/ops/architectures/llamaConfig.ts";
-import { benchedKernels, configOf, median, optionsOf, randomWeights, shapes } from "./lib/model.ts";
+import { benchedKernels, configOf, median, optionsOf, randomWeights, shapes, weightSource } from "./lib/model.ts";
 import { openTorchPeer } from "./lib/torchPeer.ts";
 
 interface Timing {
@@ -71,7 +70,7 @@ async function measure(name: string): Promise<void> {
     }
     for (const threads of inference ? listOf("threads") : []) {
       for (const bits of [32, 16]) {
-        const team = await openTeamModel(config, sourceOf(weights, bits === 16), inference!, threads);
+        const team = await openTeamModel(config, weightSource(weights, bits === 16), inference!, threads);
         closers.push(team.close);
         addRows(`${title}, ${bits} bits, ${threads} thr.`, (batch) => decodeRun(team.decoder, batch));
       }
@@ -130,16 +129,6 @@ async function report(
     ];
     console.log(`  ${title.padEnd(34)}${[...cells, ...shares].join("")}`);
   });
-}
-
-/** The weights in float32, or cut to the bits of bfloat16: for speed it does not matter how they are rounded. */
-async function* sourceOf(weights: ReadonlyMap<string, tf.Tensor>, inHalf: boolean): WeightSource {
-  for (const [name, tensor] of weights) {
-    const values = (await tensor.data()) as Float32Array;
-    if (!inHalf || tensor.rank !== 2) yield [name, values];
-    else
-      yield [name, Uint16Array.from(new Uint32Array(values.buffer, values.byteOffset, values.length), (b) => b >>> 16)];
-  }
 }
 
 /** Prefill of each sequence, then `tokens` greedy steps of all of them together. */

@@ -1,5 +1,6 @@
 /** Models of the shapes that the benches measure, on the active tfjs backend, and small helpers of theirs. */
 import * as tf from "@tensorflow/tfjs";
+import type { WeightSource } from "../../src/engine/infer/teamModel.ts";
 import type { KernelChoice } from "../../src/engine/kernels/index.ts";
 import type { KernelVariant } from "../../src/engine/kernels/wasm/variants.ts";
 import { expectedTensors } from "../../src/ops/architectures/llama.ts";
@@ -100,3 +101,13 @@ export const adamwSettings = {
   decay: "matrices",
   clip: 1,
 } as const;
+
+/** The weights in float32, or cut to the bits of bfloat16: for speed it does not matter how they are rounded. */
+export async function* weightSource(weights: ReadonlyMap<string, tf.Tensor>, inHalf: boolean): WeightSource {
+  for (const [name, tensor] of weights) {
+    const values = (await tensor.data()) as Float32Array;
+    if (!inHalf || tensor.rank !== 2) yield [name, values];
+    else
+      yield [name, Uint16Array.from(new Uint32Array(values.buffer, values.byteOffset, values.length), (b) => b >>> 16)];
+  }
+}
