@@ -85,7 +85,7 @@ function entryQueue(boss: PgBoss): EntryQueue {
       const entry = await boss.send(queueName(selector), { job: job.id }, { db, ...startAfter });
       if (entry === null) throw new CodedError("store_unavailable", `the queue took no entry for ${job.id}`);
       // the transaction is still open; a moment later it has most likely been committed
-      if (delayMs === 0) setTimeout(() => wakers[wanted.lane].forEach((wake) => wake()), 1).unref();
+      setTimeout(() => wakers[wanted.lane].forEach((wake) => wake()), Math.max(0, delayMs) + 1).unref();
       return { entry, selector };
     },
     async open(job) {

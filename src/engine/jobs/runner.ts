@@ -27,7 +27,10 @@ export interface RunnerOptions extends AttemptTools {
   readonly needs: WorkerSelf["needs"];
 }
 
+/** How often a lane looks for work that other processes added. */
 const pollMs = 400;
+/** Where all is added in this process, which is told of it then; every look takes milliseconds of the database. */
+const embeddedPollMs = 2_000;
 const pauseAfterErrorMs = 1_000;
 const heartbeatMs = 3_000;
 /** A job is given back before pg-boss would take it away. */
@@ -112,6 +115,7 @@ interface Loop {
 async function runLane(lane: Lane, loop: Loop & { readonly tools: AttemptTools }): Promise<void> {
   const { entries, store } = loop.options;
   const limit = loop.self.places[lane] ?? 1;
+  const idleMs = loop.options.embedded ? embeddedPollMs : pollMs;
   const canDo: Claimant["canDo"] = (job) => canServe(selectorOf(job), loop.self);
   const claimant: Claimant = { worker: loop.self.id, canDo, enqueue: entries.enqueue };
   let wake: () => void = () => undefined;
@@ -132,13 +136,13 @@ async function runLane(lane: Lane, loop: Loop & { readonly tools: AttemptTools }
   let running = 0;
   while (!loop.closing.aborted) {
     if (running >= limit) {
-      await pause(pollMs);
+      await pause(idleMs);
       continue;
     }
     try {
       const entry = await takeEntry(lane, loop.self, loop.options);
       if (!entry) {
-        await pause(pollMs);
+        await pause(idleMs);
         continue;
       }
       const ours = [...loop.held].find((one) => one.entry.id === entry.id);
