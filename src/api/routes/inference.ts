@@ -81,6 +81,7 @@ function completionHandler(parts: Parts): Handler<"createCompletion"> {
         ...{ maxTokens: body.max_tokens, temperature: body.temperature, topP: body.top_p },
         ...{ logprobs: body.logprobs, echo: body.echo },
       },
+      streams: body.stream,
       signal: AbortSignal.any([signal, left.signal]),
     };
     const withUsage = body.stream_options?.include_usage === true;
@@ -118,6 +119,7 @@ function chatHandler(parts: Parts): Handler<"createChatCompletion"> {
         ...{ maxTokens: answerTokens(body, model), temperature: body.temperature, topP: body.top_p },
         ...{ logprobs: chatLogprobs(body), echo: false },
       },
+      streams: body.stream,
       signal: AbortSignal.any([signal, left.signal]),
     };
     const withUsage = body.stream_options?.include_usage === true;

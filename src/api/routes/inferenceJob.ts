@@ -24,6 +24,8 @@ export interface InferenceJob {
   readonly stops: readonly string[];
   readonly stopIds: readonly number[];
   readonly settings: Pick<GenerateRequest, "maxTokens" | "temperature" | "topP" | "logprobs" | "echo">;
+  /** Whether the answer is a stream. */
+  readonly streams: boolean;
   readonly pool: ModelPool;
   /** Aborted when nobody wants the answer any more. */
   readonly signal: AbortSignal;
@@ -64,13 +66,15 @@ function choiceOptions({ tokenizer, stops, settings }: InferenceJob, prompt: Pro
 }
 
 function generate(
-  { model, stopIds, settings, pool }: InferenceJob,
+  { model, stops, stopIds, settings, streams, pool }: InferenceJob,
   prompt: Prompt,
   seed: number,
   index: number,
   signal: AbortSignal,
 ) {
-  const request: GenerateRequest = { ...settings, promptIds: prompt.ids, seed, stopIds };
+  // A stop string is seen here, and ends what is computed: the sooner the better.
+  const gather = !streams && stops.length === 0;
+  const request: GenerateRequest = { ...settings, promptIds: prompt.ids, seed, stopIds, gather };
   return pool.generate(model.checkpoint, request, signal, index > 0);
 }
 

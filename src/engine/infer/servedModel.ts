@@ -28,6 +28,8 @@ export interface GenerateRequest {
   readonly logprobs: number | null;
   /** Report the prompt's own logprobs too. */
   readonly echo: boolean;
+  /** Nobody reads tokens as they come: after the first they may arrive many at a time. */
+  readonly gather?: boolean;
 }
 
 export type GenerateEvent =

@@ -63,9 +63,10 @@ export function createModelServer(options: ModelServerOptions): ModelServer {
     running.set(id, controller);
     try {
       if (model === null) throw new CodedError("internal", "the process was asked to generate before it had a model");
+      const add = request.gather ? gathering(outbox.add) : outbox.add;
       for await (const event of model.generate(request, controller.signal)) {
         if (controller.signal.aborted) break;
-        outbox.add({ id, event });
+        add({ id, event });
       }
     } catch (error) {
       outbox.flush();
@@ -98,6 +99,25 @@ function asMemoryError(error: unknown): unknown {
     return error;
   }
   return new CodedError("out_of_memory", "the model process ran out of memory", { cause: error });
+}
+
+/** Tokens that nobody reads as they come are told of after so long, ms. */
+const gatherMs = 100;
+
+/** @returns passes on the first token at once, then what has come since, now and then and at the end. */
+function gathering(add: (event: IdentifiedEvent) => void): (event: IdentifiedEvent) => void {
+  let held: IdentifiedEvent[] = [];
+  let toldAt = -Infinity;
+  return (event) => {
+    held.push(event);
+    if (event.event.type === "token") {
+      const now = performance.now();
+      if (now - toldAt < gatherMs) return;
+      toldAt = now;
+    }
+    for (const one of held) add(one);
+    held = [];
+  };
 }
 
 /** Gathers events until the end of this turn of the event loop, by when all requests of a step have made theirs. */

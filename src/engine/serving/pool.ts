@@ -87,7 +87,7 @@ export function createModelPool(options: PoolOptions): ModelPool {
     const place = await places.take({ checkpoint, footprint, positions }, signal, continued);
     options.metrics?.queueSeconds.observe((performance.now() - arrivedAt) / 1000);
     try {
-      yield* measured(await run(place, request, signal), arrivedAt, options.metrics);
+      yield* measured(await run(place, request, signal), arrivedAt, options.metrics, request.gather === true);
     } finally {
       place.release();
     }
@@ -116,11 +116,15 @@ async function run(place: Place, request: GenerateRequest, signal: AbortSignal):
   return place.process.generate(request, signal);
 }
 
-/** Passes events on and notes how long the first token took and how fast the others came. */
+/**
+ * Passes events on and notes how long the first token took and how fast the others came.
+ * @param gathered tokens come many at a time, so that the time between two tells nothing
+ */
 async function* measured(
   events: AsyncIterable<GenerateEvent>,
   arrivedAt: number,
   metrics: PoolMetrics | undefined,
+  gathered: boolean,
 ): AsyncGenerator<GenerateEvent> {
   let tokens = 0;
   let firstAt = 0;
@@ -129,8 +133,8 @@ async function* measured(
     if (event.type === "token") {
       const now = performance.now();
       metrics?.tokens.inc();
-      if (++tokens > 1) metrics?.tokenIntervalSeconds.observe((now - lastAt) / 1000);
-      else metrics?.firstTokenSeconds.observe(((firstAt = now) - arrivedAt) / 1000);
+      if (++tokens === 1) metrics?.firstTokenSeconds.observe(((firstAt = now) - arrivedAt) / 1000);
+      else if (!gathered) metrics?.tokenIntervalSeconds.observe((now - lastAt) / 1000);
       lastAt = now;
     }
     if (event.type === "end" && tokens > 1) {

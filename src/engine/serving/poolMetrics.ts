@@ -20,7 +20,7 @@ export interface PoolMetrics {
   readonly coldStartSeconds: Histogram;
   /** From a request's arrival to its first token, loading included. */
   readonly firstTokenSeconds: Histogram;
-  /** Between two tokens of one request. */
+  /** Between two tokens of one stream. */
   readonly tokenIntervalSeconds: Histogram;
   /** Of one request, after its first token. */
   readonly tokensPerSecond: Histogram;
@@ -57,7 +57,7 @@ export function createPoolMetrics(registry: Registry): PoolMetrics {
       "Time from a request's arrival to its first token",
       secondBuckets,
     ),
-    tokenIntervalSeconds: histogram("token_interval_seconds", "Time between two tokens of one request", stepBuckets),
+    tokenIntervalSeconds: histogram("token_interval_seconds", "Time between two tokens of one stream", stepBuckets),
     tokensPerSecond: histogram("tokens_per_second", "Tokens per second of one request after its first", rateBuckets),
     batchSequences: histogram("batch_sequences", "Sequences computed together in a step", countBuckets),
     stepSeconds: histogram("step_seconds", "Time of a step", stepBuckets),

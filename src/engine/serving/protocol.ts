@@ -79,7 +79,8 @@ function isGenerateRequest(value: unknown): value is GenerateRequest {
     numbers.every((name) => typeof value[name] === "number") &&
     lists.every((name) => Array.isArray(value[name])) &&
     (value["logprobs"] === null || typeof value["logprobs"] === "number") &&
-    typeof value["echo"] === "boolean"
+    typeof value["echo"] === "boolean" &&
+    (value["gather"] === undefined || typeof value["gather"] === "boolean")
   );
 }
 

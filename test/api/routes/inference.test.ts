@@ -8,17 +8,25 @@ import { startInferenceServer } from "../../helpers/inferenceServer.ts";
 
 const spoken = tinyCheckpoint({ id: "ckpt_spoken", seed: 3 });
 const silent = tinyCheckpoint({ id: "ckpt_silent", seed: 3, bytes: false });
+/** Whose text does not end before a test has done something. */
+const endless = tinyCheckpoint({
+  ...{ id: "ckpt_endless", bytes: false },
+  config: { maxPositionEmbeddings: 20_000, eosTokenIds: [] },
+});
 const context = spoken.checkpoint.manifest.config.maxPositionEmbeddings;
 let server: InferenceServer;
 let client: OpenAI;
 
 before(async () => {
-  server = await startInferenceServer([spoken.checkpoint, silent.checkpoint], { names: { ckpt_spoken: "spoken" } });
+  server = await startInferenceServer([spoken.checkpoint, silent.checkpoint, endless.checkpoint], {
+    names: { ckpt_spoken: "spoken" },
+  });
   client = new OpenAI({ apiKey: "none", baseURL: `${server.url}/v1`, maxRetries: 0 });
 });
 after(async () => {
   await server.close();
   spoken.remove();
+  endless.remove();
   silent.remove();
 });
 
@@ -45,7 +53,7 @@ test("models are listed and found by id and by name", async () => {
   const list = await client.models.list();
   assert.deepEqual(
     list.data.map((model) => model.id),
-    ["ckpt_spoken", "ckpt_silent"],
+    ["ckpt_spoken", "ckpt_silent", "ckpt_endless"],
   );
   const model = await client.models.retrieve("spoken");
   assert.deepEqual([model.id, model.object, model.created], ["ckpt_spoken", "model", 1_700_000_000]);
@@ -240,10 +248,10 @@ for (const [what, change, kind, message, param] of [
 
 test("an error in mid-stream is raised by the client", async () => {
   const stream = await client.completions.create({
-    model: "spoken",
-    prompt: "Hello",
-    max_tokens: 50,
-    temperature: 1,
+    model: "ckpt_endless",
+    prompt: [1, 2],
+    max_tokens: 10_000,
+    logprobs: 0,
     stream: true,
   });
   const run = (async () => {
@@ -255,7 +263,9 @@ test("an error in mid-stream is raised by the client", async () => {
 
 async function restart(): Promise<void> {
   await server.close();
-  server = await startInferenceServer([spoken.checkpoint, silent.checkpoint], { names: { ckpt_spoken: "spoken" } });
+  server = await startInferenceServer([spoken.checkpoint, silent.checkpoint, endless.checkpoint], {
+    names: { ckpt_spoken: "spoken" },
+  });
   client = new OpenAI({ apiKey: "none", baseURL: `${server.url}/v1`, maxRetries: 0 });
 }
 
@@ -286,8 +296,8 @@ test("tokenizer routes: text to ids and back, and what the tokenizer says of its
 });
 
 test("with a single checkpoint the tokenizer routes need no model, as harnesses ask", async () => {
-  server.checkpoints.delete("ckpt_silent");
+  for (const { checkpoint } of [silent, endless]) server.checkpoints.delete(checkpoint.id);
   const { status, body } = await post("/tokenize", { prompt: "test", add_special_tokens: false });
   assert.deepEqual([status, body["tokens"]], [200, [116, 101, 115, 116]]);
-  server.checkpoints.set("ckpt_silent", silent.checkpoint);
+  for (const { checkpoint } of [silent, endless]) server.checkpoints.set(checkpoint.id, checkpoint);
 });
