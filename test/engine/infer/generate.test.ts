@@ -216,7 +216,10 @@ test("logits that are not finite are an error, never a token", async () => {
   const decoder = tableDecoder();
   const broken: Decoder = {
     ...decoder,
-    start: (capacity) => ({ ...decoder.start(capacity), append: async () => [new LogitRow(Float32Array.of(1, NaN, 2))] }),
+    start: (capacity) => ({
+      ...decoder.start(capacity),
+      append: async () => [new LogitRow(Float32Array.of(1, NaN, 2))],
+    }),
   };
   await assert.rejects(collect(broken, plain), (error) => error instanceof CodedError && error.code === "diverged");
 });
