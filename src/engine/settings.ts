@@ -123,6 +123,7 @@ export const settingsTable: readonly (readonly [variable: string, fallback: stri
   ["WEBGPU_ADAPTER", "(the fastest)", "part of the name of the GPU that the backend webgpu uses"],
   ["WEBGPU_SOFTWARE", "named", "named, auto, never: whether webgpu may run on a software adapter, by name or by auto"],
   ["WEBGPU_MEMORY_BYTES", "(unknown)", "what tensors may take on that GPU; no driver tells"],
+  ["WEBGPU_MATRICES", "auto", "auto, always, never: whether mixed_f16 uses tensor cores; auto: where they are faster"],
   ["COMPUTE_SILENCE_SECONDS", "600", "a compute process silent for so long is killed"],
   ["STOP_TIMEOUT_SECONDS", "30", "time a job has to reach a resume point when stopped"],
   ["JOB_MAX_ATTEMPTS", "5", "failures in a row after which a job fails for good"],
@@ -225,6 +226,7 @@ function webgpuOptionsOf(read: Reader): WebgpuOptions {
     adapter: read.text("WEBGPU_ADAPTER"),
     software: read.oneOf("WEBGPU_SOFTWARE", softwareChoices, "named") as WebgpuOptions["software"],
     memoryBytes: bytes === 0 ? null : bytes,
+    matrices: read.oneOf("WEBGPU_MATRICES", ["auto", "always", "never"], "auto"),
   };
 }
 
@@ -240,7 +242,7 @@ const inheritedVariables = [
   // Where Node keeps compiled code: processes start in half the time.
   "NODE_COMPILE_CACHE",
   // Which GPU, and where its driver is found.
-  ...["WEBGPU_ADAPTER", "WEBGPU_SOFTWARE", "WEBGPU_MEMORY_BYTES", "LD_LIBRARY_PATH"],
+  ...["WEBGPU_ADAPTER", "WEBGPU_SOFTWARE", "WEBGPU_MEMORY_BYTES", "WEBGPU_MATRICES", "LD_LIBRARY_PATH"],
   ...["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_ADD_DRIVER_FILES", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"],
 ];
 
@@ -275,8 +277,8 @@ function reader(environment: Environment) {
       if (!(number >= min && number <= max)) throw wrong(name, value, `an integer from ${min} to ${max}`);
       return number;
     },
-    oneOf(name: string, values: readonly string[], fallback: string): string {
-      const value = text(name) ?? fallback;
+    oneOf<T extends string>(name: string, values: readonly T[], fallback: NoInfer<T>): T {
+      const value = (text(name) ?? fallback) as T;
       if (!values.includes(value)) throw wrong(name, value, `one of ${values.join(", ")}`);
       return value;
     },

@@ -58,7 +58,8 @@ export async function* runTraining(
   work: TrainWork,
   signal: AbortSignal,
 ): AsyncGenerator<WorkEvent, void, undefined> {
-  const trained = withPrecision(compute, work);
+  const { compute: trained, reason } = await withPrecision(compute, work);
+  if (reason !== null) yield { type: "log", level: "info", message: `kernels ${trained.kernels}: ${reason}` };
   const started = await start(trained);
   const { kernels, fallbackReason, faults } = started;
   if (fallbackReason !== null) yield { type: "log", level: "warn", message: fallbackReason };
@@ -124,11 +125,22 @@ export async function load(compute: TfjsCompute, checkpoint: ResolvedCheckpoint)
   return guardModel(faults, await loadServedModel(checkpoint, kernels, compute.threads));
 }
 
-/** @returns what a training in its precision computes with. @throws backend_unavailable when there is no such thing */
-function withPrecision(compute: TfjsCompute, { precision = "f32" }: TrainWork): TfjsCompute {
-  if (precision === "f32") return compute;
+/**
+ * @returns what a training in its precision computes with, and why where there was a choice
+ * @throws backend_unavailable when there is no such thing
+ */
+async function withPrecision(
+  compute: TfjsCompute,
+  { precision = "f32", resume }: TrainWork,
+): Promise<{ compute: TfjsCompute; reason: string | null }> {
+  if (precision === "f32") return { compute, reason: null };
   const kernels = compute.precisions?.[precision];
-  if (kernels) return { ...compute, kernels };
+  if (kernels === "webgpu-f16" && compute.webgpu) {
+    const { chooseHalfKernels } = await import("./webgpuMatrices.ts");
+    const chosen = await chooseHalfKernels(compute.webgpu, resume?.numerics?.kernels ?? null);
+    return { compute: { ...compute, kernels: chosen.kernels }, reason: chosen.reason };
+  }
+  if (kernels) return { compute: { ...compute, kernels }, reason: null };
   throw new CodedError("backend_unavailable", `kernels ${compute.kernels} do not train with precision ${precision}`);
 }
 

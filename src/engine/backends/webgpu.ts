@@ -15,10 +15,11 @@ import { promisify } from "node:util";
 import type { Backend, BackendOptions, BackendProbe } from "./backend.ts";
 import { createTfjsBackend } from "./tfjsBackend.ts";
 import { chooseAdapter, defaultWebgpuOptions, type AdapterFacts, type WebgpuOptions } from "./webgpuDevice.ts";
+import type { MatricesDecision } from "./webgpuMatrices.ts";
 import type { ProbeReport } from "./webgpuProbe.ts";
 
 /** A driver that has not answered by then is given up. */
-const probeTimeoutMs = 30_000;
+const probeTimeoutMs = 90_000;
 /** Share of the machine's memory that a software adapter's tensors may take. */
 const memoryShare = 0.5;
 const probeEntry = fileURLToPath(new URL("./webgpuProbe.ts", import.meta.url));
@@ -46,19 +47,26 @@ export function createWebgpuBackend({ webgpu = defaultWebgpuOptions }: BackendOp
 }
 
 /** Reports by what they were asked with; of this process, because the answer is the machine's. */
-const reports = new Map<string, Promise<ProbeReport>>();
+const reports = new Map<string, Promise<Found>>();
+
+interface Found {
+  readonly report: ProbeReport;
+  readonly halves: MatricesDecision;
+}
 
 function webgpuProbe(options: WebgpuOptions): Backend["probe"] {
   return async ({ measure = false } = {}) => {
     const missing = missingFiles();
     if (missing !== null) return unavailable(missing);
     if (!measure && !mayHaveGpu()) return unmeasured(options);
-    const report = await (reports.get(probeEntry) ?? startProbe());
+    const asked = JSON.stringify(options);
+    const { report, halves } = await (reports.get(asked) ?? startProbe(asked));
     if ("error" in report) return unavailable(report.error);
     try {
       return described(
         chooseAdapter(report.adapters, (one) => one, options),
         options,
+        halves,
       );
     } catch (error) {
       return unavailable(error instanceof Error ? error.message : String(error));
@@ -66,22 +74,37 @@ function webgpuProbe(options: WebgpuOptions): Backend["probe"] {
   };
 }
 
-function startProbe(): Promise<ProbeReport> {
-  const started = promisify(execFile)(process.execPath, [probeEntry], { timeout: probeTimeoutMs })
-    .then(({ stdout }) => JSON.parse(stdout) as ProbeReport)
-    .catch((error: Error & { signal?: string | null; code?: unknown }): ProbeReport => {
+function startProbe(asked: string): Promise<Found> {
+  const started = promisify(execFile)(process.execPath, [probeEntry, asked], { timeout: probeTimeoutMs })
+    .then(({ stdout }) => foundIn(stdout, "nothing was found out about them"))
+    .catch((error: Error & { signal?: string | null; code?: unknown; stdout?: string }): Found => {
       const how = error.signal ? `was ended by ${error.signal}` : `ended with code ${String(error.code)}`;
-      return { error: `looking for GPUs failed: the process ${how}; a driver of this machine does not work` };
+      return foundIn(error.stdout ?? "", `the process that tried matrices of subgroups ${how}`, how);
     });
-  reports.set(probeEntry, started);
+  reports.set(asked, started);
   return started;
+}
+
+/** What a probe printed: adapters, and where it came so far how they multiply halves. */
+function foundIn(stdout: string, untried: string, how = "printed nothing"): Found {
+  const [first = "", second = ""] = stdout.split("\n");
+  const failure = `looking for GPUs failed: the process ${how}; a driver of this machine does not work`;
+  const report = first === "" ? { error: failure } : (JSON.parse(first) as ProbeReport);
+  const halves = second === "" ? null : (JSON.parse(second) as MatricesDecision | null);
+  return { report, halves: halves ?? { kernels: "webgpu-f16", reason: untried } };
+}
+
+/** How mixed_f16 multiplies, and why. */
+function productsOf({ kernels, reason }: MatricesDecision): Record<string, string> {
+  const products = kernels === "webgpu-matrices-f16" ? "matrices of subgroups" : "plain";
+  return { mixed_f16_products: products, mixed_f16_products_reason: reason };
 }
 
 function unavailable(reason: string): BackendProbe {
   return { available: false, reason, device: null, features: {}, memoryBytes: null };
 }
 
-function described(adapter: AdapterFacts, options: WebgpuOptions): BackendProbe {
+function described(adapter: AdapterFacts, options: WebgpuOptions, halves: MatricesDecision): BackendProbe {
   const { name, vendor, architecture, description, software, features, subgroups } = adapter;
   const { maxBufferBytes, maxBindingBytes, workgroupBytes } = adapter;
   const noF16 = features.includes("shader-f16") ? null : `${name} computes with no 16-bit floats (no shader-f16)`;
@@ -92,7 +115,7 @@ function described(adapter: AdapterFacts, options: WebgpuOptions): BackendProbe 
       ...{ vendor, architecture, driver: description, software, features: features.join(" ") },
       ...{ subgroup_min_size: subgroups[0], subgroup_max_size: subgroups[1] },
       ...{ max_buffer_bytes: maxBufferBytes, max_binding_bytes: maxBindingBytes, workgroup_bytes: workgroupBytes },
-      ...(noF16 === null ? { mixed_f16: true } : { mixed_f16: false, mixed_f16_reason: noF16 }),
+      ...(noF16 === null ? { mixed_f16: true, ...productsOf(halves) } : { mixed_f16: false, mixed_f16_reason: noF16 }),
     },
     precisions: { mixed_f16: noF16 === null ? null : `precision mixed_f16: ${noF16}` },
     memoryBytes: options.memoryBytes ?? (software ? Math.floor(totalmem() * memoryShare) : null),

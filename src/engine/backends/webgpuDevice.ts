@@ -4,6 +4,7 @@
  * that crashes must not take the server with it, so it is called in compute processes and in the probe's own.
  */
 import { CodedError } from "../../ops/errors.ts";
+import type { MatrixConfig } from "../kernels/webgpu/matrixOps.ts";
 
 /** What the settings say about GPUs. */
 export interface WebgpuOptions {
@@ -13,12 +14,20 @@ export interface WebgpuOptions {
   readonly software: "named" | "auto" | "never";
   /** Bytes that tensors may take on it; null where nobody says, which no driver does. */
   readonly memoryBytes: number | null;
+  /** Whether products of halves go by matrices of subgroups; auto unless given: where they are faster. */
+  readonly matrices?: "auto" | "always" | "never";
 }
 
 export const defaultWebgpuOptions: WebgpuOptions = { adapter: null, software: "named", memoryBytes: null };
 
 /** Features asked for where an adapter has them. */
-const wantedFeatures = ["shader-f16", "subgroups", "timestamp-query", "chromium-experimental-subgroup-matrix"] as const;
+const wantedFeatures = [
+  "shader-f16",
+  "subgroups",
+  "subgroup-size-control",
+  "timestamp-query",
+  "chromium-experimental-subgroup-matrix",
+] as const;
 
 /** NVIDIA's driver has 16-bit floats that Dawn does not offer unasked; matrices of subgroups are experimental in it. */
 const dawnFeatures = "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia";
@@ -86,6 +95,14 @@ export function factsOf(adapter: GPUAdapter): AdapterFacts {
   };
 }
 
+/** @returns the sizes and types of matrices of subgroups that an adapter offers; none unless it has that feature */
+export function matrixConfigsOf({ info }: Pick<GPUAdapter, "info">): MatrixConfig[] {
+  const { subgroupMatrixConfigs = [] } = info as GPUAdapterInfo & { subgroupMatrixConfigs?: Iterable<MatrixConfig> };
+  return [...subgroupMatrixConfigs].map(({ componentType, resultComponentType, M, N, K }) => {
+    return { componentType, resultComponentType, M, N, K };
+  });
+}
+
 /** @returns what there is to choose from, the preferred first. @throws backend_unavailable */
 export async function listAdapters(): Promise<AdapterFacts[]> {
   return (await findAdapters(await openGpu())).map(factsOf);
@@ -122,11 +139,26 @@ export interface OpenedDevice {
  * @throws backend_unavailable
  */
 export async function openDevice(options: WebgpuOptions): Promise<OpenedDevice> {
+  return (await openAdapter(options)).open();
+}
+
+/** As `openDevice`, in two steps: an adapter tells much before a device is opened. @throws backend_unavailable */
+export async function openAdapter(
+  options: WebgpuOptions,
+): Promise<{ readonly adapter: GPUAdapter; open(): Promise<OpenedDevice> }> {
   const opened = await openGpu();
   const adapter = chooseAdapter(await findAdapters(opened), factsOf, options);
+  return { adapter, open: () => deviceOf(opened, adapter) };
+}
+
+/** Dawn's own object by device: it must outlive what was opened through it, or the process dies. */
+const instances = new WeakMap<GPUDevice, GPU>();
+
+async function deviceOf(opened: OpenedGpu, adapter: GPUAdapter): Promise<OpenedDevice> {
   const requiredFeatures = wantedFeatures.filter((feature) => adapter.features.has(feature)) as GPUFeatureName[];
   try {
     const device = await adapter.requestDevice({ requiredFeatures, requiredLimits: limitsOf(adapter) });
+    instances.set(device, opened.gpu);
     return { gpu: opened.gpu, adapter, device };
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);

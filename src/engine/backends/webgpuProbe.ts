@@ -1,9 +1,11 @@
 /**
- * ENTRY of the process that looks for GPUs (`webgpu.ts` starts it): prints what it finds as one line of JSON and
- * ends. A process of its own, because drivers are loaded into it, and not all of them survive that.
+ * ENTRY of the process that looks for GPUs (`webgpu.ts` starts it, with its options as JSON): prints what it finds as
+ * one line of JSON, then how products of halves are computed on the GPU that the options choose as another, and ends.
+ * A process of its own, because drivers are loaded into it, and not all of them survive that.
  */
 import { listAdapters } from "./webgpuDevice.ts";
-import type { AdapterFacts } from "./webgpuDevice.ts";
+import type { AdapterFacts, WebgpuOptions } from "./webgpuDevice.ts";
+import { chooseHalfKernels } from "./webgpuMatrices.ts";
 
 /** What is printed. */
 export type ProbeReport = { readonly adapters: readonly AdapterFacts[] } | { readonly error: string };
@@ -12,4 +14,11 @@ const report = await listAdapters().then(
   (adapters): ProbeReport => ({ adapters }),
   (error: unknown): ProbeReport => ({ error: error instanceof Error ? error.message : String(error) }),
 );
-process.stdout.write(`${JSON.stringify(report)}\n`, () => process.exit(0));
+const print = (line: unknown): Promise<void> =>
+  new Promise((done) => process.stdout.write(`${JSON.stringify(line)}\n`, () => done()));
+await print(report);
+if ("adapters" in report) {
+  const options = JSON.parse(process.argv[2] ?? "{}") as WebgpuOptions;
+  await print(await chooseHalfKernels(options, null).catch(() => null));
+}
+process.exit(0);

@@ -5,7 +5,14 @@
 import * as tf from "@tensorflow/tfjs";
 import { CodedError } from "../../ops/errors.ts";
 import { PooledBuffers } from "./pooledBuffers.ts";
-import { defaultWebgpuOptions, factsOf, openDevice, type AdapterFacts, type WebgpuOptions } from "./webgpuDevice.ts";
+import {
+  defaultWebgpuOptions,
+  factsOf,
+  matrixConfigsOf,
+  openDevice,
+  type AdapterFacts,
+  type WebgpuOptions,
+} from "./webgpuDevice.ts";
 import { watchDevice, type DeviceFaults } from "./webgpuFaults.ts";
 
 /** What a process holds of its GPU. */
@@ -44,7 +51,7 @@ async function start(options: WebgpuOptions): Promise<WebgpuRuntime> {
   tf.removeBackend("webgpu");
   const registered = tf.registerBackend("webgpu", () => {
     const backend = new WebGPUBackend(device, adapter.info);
-    Object.assign(backend, { bufferManager: buffers });
+    Object.assign(backend, { bufferManager: buffers, matrixConfigs: matrixConfigsOf(adapter) });
     return backend;
   });
   if (!registered) throw new CodedError("backend_unavailable", "tfjs did not take the webgpu backend");

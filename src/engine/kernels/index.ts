@@ -10,7 +10,8 @@ import type { KernelVariant } from "./wasm/variants.ts";
 export { referenceKernels };
 
 /** `auto`: the fastest that loads without a library of the machine. The others are loaded or refused. */
-export type KernelChoice = "auto" | "reference" | "wasm-simd" | "native" | "native-bf16" | "webgpu" | "webgpu-f16";
+export type KernelChoice =
+  "auto" | "reference" | "wasm-simd" | "native" | "native-bf16" | "webgpu" | "webgpu-f16" | "webgpu-matrices-f16";
 
 export interface LoadedKernels {
   readonly kernels: Kernels;
@@ -49,6 +50,11 @@ const fasterKernels: Readonly<Record<string, readonly { choice: KernelChoice; lo
     {
       choice: "webgpu-f16",
       load: async () => (await import("./webgpu/createWebgpuKernels.ts")).createWebgpuKernels({ f16: true }),
+    },
+    {
+      choice: "webgpu-matrices-f16",
+      load: async () =>
+        (await import("./webgpu/createWebgpuKernels.ts")).createWebgpuKernels({ family: "matrices", f16: true }),
     },
   ],
 };

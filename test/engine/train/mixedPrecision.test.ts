@@ -129,4 +129,9 @@ test("the probe of webgpu tells whether it trains with mixed_f16, or why not", a
   const { features, precisions } = await getBackend("webgpu").probe({ measure: true });
   assert.equal(features["mixed_f16"], String(features["features"]).includes("shader-f16"));
   assert.equal(precisions!["mixed_f16"] ?? null, missing);
+  if (missing !== null) return;
+  assert.match(String(features["mixed_f16_products"]), /^(plain|matrices of subgroups)$/);
+  const offered = String(features["features"]).includes("subgroup-matrix");
+  const why = offered ? /software adapter|matrices of subgroups/ : /^the device has no chromium-experimental-subgroup-/;
+  assert.match(String(features["mixed_f16_products_reason"]), why);
 });

@@ -9,14 +9,14 @@ import { attentionLanes } from "./attentionLanes.ts";
 import { attentionTiles } from "./attentionTiles.ts";
 import type { Gpu } from "./gpu.ts";
 import type { Program } from "./program.ts";
-import type { ProductFamily } from "./products.ts";
+import type { PlainFamily } from "./products.ts";
 
 /** Programs for one head_dim, made when they are first needed. */
 interface HeadPrograms extends AttentionPrograms {
   readonly decode: Program;
 }
 
-export function makeCausalAttention(gpu: Gpu, family: ProductFamily): Kernels["causalAttention"] {
+export function makeCausalAttention(gpu: Gpu, family: PlainFamily): Kernels["causalAttention"] {
   const known = new Map<number, HeadPrograms>();
   const programsOf = (headDim: number): HeadPrograms => {
     const found = known.get(headDim);

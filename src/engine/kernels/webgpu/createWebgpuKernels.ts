@@ -2,8 +2,8 @@
  * The kernels of the `webgpu` backend: WGSL programs on the buffers of tfjs, each operation fused with its gradient.
  *
  * What holds for all of them:
- * - Same inputs, same bytes, on every run on one device: all sums have a fixed order, nothing is atomic, and which
- *   programs run follows from the device and the shapes.
+ * - Same inputs, same bytes, on every run on one device with the same family of products: all sums have a fixed order,
+ *   nothing is atomic, and which programs run follows from the family and the shapes.
  * - Nothing waits for the device but `sumOfSquares`, which reads back a few numbers for each tensor.
  * - NaN and infinity are carried as far as the device does: WGSL lets a driver assume that there are none.
  */
@@ -17,6 +17,7 @@ import { Gpu } from "./gpu.ts";
 import { makeLinear } from "./linear.ts";
 import { makeAdamw, makeSumOfSquares } from "./optimizer.ts";
 import { familyOf, makeMultiply, type ProductFamily } from "./products.ts";
+import { deviceMatrices, type MatrixOps } from "./matrixOps.ts";
 import { makeRmsNorm } from "./rmsNorm.ts";
 import { makeRope } from "./rope.ts";
 import { makeSwiglu } from "./swiglu.ts";
@@ -27,6 +28,8 @@ export interface WebgpuKernelOptions {
   readonly family?: ProductFamily;
   /** Operands of products are rounded to half precision, and updates scale the loss. */
   readonly f16?: boolean;
+  /** What the family `matrices` multiplies with; the device's own operations unless given. */
+  readonly matrices?: MatrixOps;
 }
 
 /**
@@ -46,14 +49,16 @@ export async function createWebgpuKernels(options: WebgpuKernelOptions = {}): Pr
     const reason = `${device || description} computes with no 16-bit floats (no shader-f16)`;
     throw new CodedError("backend_unavailable", `precision mixed_f16: ${reason}`);
   }
-  const multiply = makeMultiply(gpu, { family, f16 });
+  const matrices =
+    family === "matrices" ? (options.matrices ?? deviceMatrices(gpu.device, gpu.matrixConfigs)) : undefined;
+  const multiply = makeMultiply(gpu, { family, f16, ...(matrices ? { matrices } : {}) });
   return {
     name: `webgpu-${family}${f16 ? "-f16" : ""}`,
     linear: makeLinear(gpu, multiply),
     embedding: makeEmbedding(gpu),
     rmsNorm: makeRmsNorm(gpu),
     rope: makeRope(gpu),
-    causalAttention: makeCausalAttention(gpu, family),
+    causalAttention: makeCausalAttention(gpu, family === "matrices" ? own : family),
     swiglu: makeSwiglu(gpu),
     crossEntropy: makeCrossEntropy(gpu, multiply, f16),
     writePositions: makeWritePositions(gpu),

@@ -9,6 +9,7 @@
  */
 import * as tf from "@tensorflow/tfjs";
 import { CodedError, invariant } from "../../../ops/errors.ts";
+import type { MatrixConfig } from "./matrixOps.ts";
 import type { Program } from "./program.ts";
 
 /** Parameter blocks kept on the device: one for each shape of each program of a model. */
@@ -22,6 +23,8 @@ interface TensorData {
 /** The part of WebGPUBackend that is used. */
 interface WebgpuBackend extends tf.KernelBackend {
   readonly device: GPUDevice;
+  /** Not tfjs's: put there with the device. */
+  readonly matrixConfigs?: readonly MatrixConfig[];
   readonly queue: GPUQueue;
   commandEncoder: GPUCommandEncoder | null;
   computePassEncoder: GPUComputePassEncoder | null;
@@ -69,6 +72,11 @@ export class Gpu {
 
   get device(): GPUDevice {
     return this.#backend.device;
+  }
+
+  /** What matrices of subgroups the adapter offers. */
+  get matrixConfigs(): readonly MatrixConfig[] {
+    return this.#backend.matrixConfigs ?? [];
   }
 
   /** @returns a new float32 tensor that the caller writes in whole. */

@@ -8,18 +8,21 @@ import type * as tf from "@tensorflow/tfjs";
 /** `nt`: A[M,K] B[N,K]^T; `nn`: A[M,K] B[K,N]; `tn`: A[K,M]^T B[K,N]. */
 export type Form = "nt" | "nn" | "tn";
 
-export interface Product {
+export interface ProductShape {
   readonly form: Form;
   readonly m: number;
   readonly n: number;
   readonly k: number;
-  readonly a: tf.Tensor;
-  readonly b: tf.Tensor;
-  readonly y: tf.Tensor;
   /** First element of A, of B and of y in their tensors; 0 unless given. */
   readonly aStart?: number;
   readonly bStart?: number;
   readonly yStart?: number;
+}
+
+export interface Product extends ProductShape {
+  readonly a: tf.Tensor;
+  readonly b: tf.Tensor;
+  readonly y: tf.Tensor;
   /** Added to each row: N numbers. */
   readonly bias?: tf.Tensor;
   /** Adds to what y holds instead of overwriting it. */
@@ -38,7 +41,7 @@ export const productNumbers = [
   ["yStart", "u32"],
 ] as const;
 
-export function numbersOf(product: Product): number[] {
+export function numbersOf(product: ProductShape): number[] {
   const { form, m, n, k, aStart = 0, bStart = 0, yStart = 0 } = product;
   return [m, n, k, form === "tn" ? m : k, form === "nt" ? k : n, aStart, bStart, yStart];
 }

@@ -1,24 +1,28 @@
 /**
- * The matrix products of a device: which program computes one. The family follows from the device, the program from
- * the shape: nothing is chosen by timing, so that a run that is taken up again computes with the same. Within a
- * family all programs add up in the order of k, so that the bits of a row do not depend on how many there are.
+ * The matrix products of a device: which program computes one. The family is chosen once for all products of a
+ * process, the program follows from the shape: nothing here is chosen by timing. Within a family all programs add up in
+ * the order of k, so that the bits of a row do not depend on how many there are.
  */
-import { invariant } from "../../../ops/errors.ts";
+import { CodedError, invariant } from "../../../ops/errors.ts";
 import type { Gpu } from "./gpu.ts";
 import { laneColumns, laneProgram, laneRows, laneWidth } from "./laneProduct.ts";
-import { endingName, endingOf, numbersOf, type Product } from "./product.ts";
+import type { MatrixOps } from "./matrixOps.ts";
+import { matrixProgram, tileFits } from "./matrixProduct.ts";
+import { endingName, endingOf, numbersOf, type Ending, type Product, type ProductShape } from "./product.ts";
 import { gridOf, type Program } from "./program.ts";
 import { mostRows, rowColumns, rowProgram } from "./rowProduct.ts";
 import { tileProgram, type Tile } from "./tileProduct.ts";
 
-/** `tiles`: through workgroup memory; `lanes`: by broadcasts in a subgroup of 8. */
-export type ProductFamily = "tiles" | "lanes";
+/** `tiles`: through workgroup memory; `lanes`: by broadcasts in a subgroup of 8. Every device has one of them. */
+export type PlainFamily = "tiles" | "lanes";
+/** `matrices`: by matrices of subgroups, in half precision only, where a device has them. */
+export type ProductFamily = PlainFamily | "matrices";
 
 /**
- * @returns the programs made for a device: `lanes` where subgroups are exactly as wide as they want, which are
+ * @returns the plain programs made for a device: `lanes` where subgroups are exactly as wide as they want, which are
  *   processors in disguise
  */
-export function familyOf({ features, adapterInfo }: GPUDevice): ProductFamily {
+export function familyOf({ features, adapterInfo }: Pick<GPUDevice, "features" | "adapterInfo">): PlainFamily {
   const { subgroupMinSize, subgroupMaxSize } = adapterInfo;
   const hasLanes = features.has("subgroups") && subgroupMinSize === laneWidth && subgroupMaxSize === laneWidth;
   return hasLanes ? "lanes" : "tiles";
@@ -36,10 +40,22 @@ export interface ProductOptions {
   readonly family: ProductFamily;
   /** Operands are rounded to half precision; sums stay float32. */
   readonly f16: boolean;
+  /** The operations of the family `matrices`. */
+  readonly matrices?: MatrixOps;
+  readonly limits: GPUSupportedLimits;
 }
 
-/** @returns the function that computes products on `gpu`; programs are compiled when they are first needed. */
-export function makeMultiply(gpu: Gpu, { family, f16 }: ProductOptions): Multiply {
+/** What computes a product. */
+export interface ProductRun {
+  readonly program: Program;
+  readonly groups: readonly [number, number];
+}
+
+export type PlanProduct = (shape: ProductShape, ending: Ending) => ProductRun;
+
+/** @returns the function that says what computes a product; programs are made when they are first needed. */
+export function planProducts(options: ProductOptions): PlanProduct {
+  const { family, f16 } = options;
   const programs = new Map<string, Program>();
   const cached = (key: string, make: () => Program): Program => {
     const known = programs.get(key);
@@ -48,30 +64,69 @@ export function makeMultiply(gpu: Gpu, { family, f16 }: ProductOptions): Multipl
     programs.set(key, made);
     return made;
   };
-  return (product) => {
-    const { form, m, n, k, a, b, y, bias } = product;
-    if (m === 0 || n === 0) return;
-    invariant(k > 0, `a product of ${m} x ${k} and ${k} x ${n} has nothing to add up`);
-    const ending = endingOf(product);
-    const tensors = bias ? [a, b, bias, y] : [a, b, y];
-    const numbers = numbersOf(product);
+  const matrices = family === "matrices" ? matrixPlan(options, cached) : null;
+  return (shape, ending) => {
+    const { form, m, n } = shape;
+    if (matrices) return matrices(shape, ending);
     const key = `${form}${endingName(ending)}`;
     const isFew = form === "nt" && m <= mostRows && !ending.accumulate;
     if (family === "lanes") {
       const rows = isFew ? (m === 1 ? 1 : mostRows) : laneRows;
       const program = cached(`${key} ${rows}`, () => laneProgram({ form, rows, ending, f16 }));
-      const groups = [Math.ceil(n / laneColumns), Math.ceil(m / rows)] as const;
-      return gpu.run(program, tensors, { groups, numbers });
+      return { program, groups: [Math.ceil(n / laneColumns), Math.ceil(m / rows)] };
     }
     if (isFew) {
-      const program = cached(`rows ${key}`, () => rowProgram(ending, f16));
-      return gpu.run(program, tensors, { groups: gridOf(Math.ceil(n / rowColumns)), numbers });
+      return {
+        program: cached(`rows ${key}`, () => rowProgram(ending, f16)),
+        groups: gridOf(Math.ceil(n / rowColumns)),
+      };
     }
-    const isLarge = Math.ceil(m / largeTile.rows) * Math.ceil(n / largeTile.columns) >= manyTiles;
-    const tile = isLarge ? largeTile : smallTile;
-    const vectors = numbers.slice(3, 7).every((value) => value % 4 === 0);
-    const name = `${key} ${tile.rows} ${vectors}`;
-    const program = cached(name, () => tileProgram({ form, tile, ending, vectors, f16 }));
-    gpu.run(program, tensors, { groups: [Math.ceil(n / tile.columns), Math.ceil(m / tile.rows)], numbers });
+    const tile = hasMany(shape, largeTile) ? largeTile : smallTile;
+    const vectors = inVectors(shape);
+    const program = cached(`${key} ${tile.rows} ${vectors}`, () => tileProgram({ form, tile, ending, vectors, f16 }));
+    return { program, groups: [Math.ceil(n / tile.columns), Math.ceil(m / tile.rows)] };
+  };
+}
+
+function matrixPlan(
+  { f16, matrices: ops, limits }: ProductOptions,
+  cached: (key: string, make: () => Program) => Program,
+): PlanProduct {
+  invariant(f16 && ops, "products by matrices of subgroups are products of halves");
+  const { large, small } = ops.tiles;
+  if (!tileFits(small, ops, limits)) {
+    throw new CodedError("backend_unavailable", "the device has too little workgroup memory for matrices of subgroups");
+  }
+  const largest = tileFits(large, ops, limits) ? large : small;
+  return (shape, ending) => {
+    const { form, m, n } = shape;
+    const tile = hasMany(shape, largest) ? largest : small;
+    const vectors = inVectors(shape);
+    const key = `${form}${endingName(ending)} ${tile.rows} ${vectors}`;
+    const program = cached(key, () => matrixProgram({ form, tile, ending, vectors, ops }));
+    return { program, groups: [Math.ceil(n / tile.columns), Math.ceil(m / tile.rows)] };
+  };
+}
+
+function hasMany({ m, n }: ProductShape, { rows, columns }: Pick<Tile, "rows" | "columns">): boolean {
+  return Math.ceil(m / rows) * Math.ceil(n / columns) >= manyTiles;
+}
+
+/** Whether rows and starts of both operands are multiples of four elements. */
+function inVectors(shape: ProductShape): boolean {
+  return numbersOf(shape)
+    .slice(3, 7)
+    .every((value) => value % 4 === 0);
+}
+
+/** @returns the function that computes products on `gpu`. */
+export function makeMultiply(gpu: Gpu, options: Omit<ProductOptions, "limits">): Multiply {
+  const plan = planProducts({ ...options, limits: gpu.device.limits });
+  return (product) => {
+    const { m, n, k, a, b, y, bias } = product;
+    if (m === 0 || n === 0) return;
+    invariant(k > 0, `a product of ${m} x ${k} and ${k} x ${n} has nothing to add up`);
+    const { program, groups } = plan(product, endingOf(product));
+    gpu.run(program, bias ? [a, b, bias, y] : [a, b, y], { groups, numbers: numbersOf(product) });
   };
 }

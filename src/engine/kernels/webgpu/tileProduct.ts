@@ -65,8 +65,8 @@ function body({ form, tile, ending, vectors, f16 }: TileOptions): string {
   const fetches = Math.ceil(((rows + columns) * slabs) / 4 / invocations);
   return `${f16 ? halfText : ""}
 var<workgroup> slice: array<${vector}, ${((rows + columns) * depth) / 4}>;
-${reader("a", "aStart", "aWidth", vectors)}
-${reader("b", "bStart", "bWidth", vectors)}
+${operandReader("a", vectors)}
+${operandReader("b", vectors)}
 ${fetcher("fetchA", "a", form === "tn", "p.m")}
 ${fetcher("fetchB", "b", form !== "nt", "p.n")}
 ${blockMovers(tile, form, f16 ? "half4" : "vec4f")}
@@ -93,8 +93,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 }`;
 }
 
-/** `aAt`, `bAt`: four neighbouring elements of an operand as it is stored; zeros outside of it. */
-function reader(name: string, start: string, width: string, vectors: boolean): string {
+/** WGSL of `aAt` or `bAt`: four neighbouring elements of an operand as it is stored; zeros outside of it. */
+export function operandReader(name: "a" | "b", vectors: boolean): string {
   const one = (i: number): string => `select(0.0, ${name}[min(at + ${i}u, last)], column + ${i}u < columns)`;
   const read = vectors
     ? `return ${name}[at / 4u];`
@@ -102,7 +102,7 @@ function reader(name: string, start: string, width: string, vectors: boolean): s
   return vec4f(${[0, 1, 2, 3].map(one).join(", ")});`;
   return `fn ${name}At(row: u32, column: u32, rows: u32, columns: u32) -> vec4f {
   if (row >= rows || column >= columns) { return vec4f(); }
-  let at = p.${start} + row * p.${width} + column;
+  let at = p.${name}Start + row * p.${name}Width + column;
   ${read}
 }`;
 }
