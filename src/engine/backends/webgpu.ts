@@ -59,7 +59,7 @@ function webgpuProbe(options: WebgpuOptions): Backend["probe"] {
     const missing = missingFiles();
     if (missing !== null) return unavailable(missing);
     if (!measure && !mayHaveGpu()) return unmeasured(options);
-    const asked = JSON.stringify(options);
+    const asked = JSON.stringify({ ...options, measure });
     const { report, halves } = await (reports.get(asked) ?? startProbe(asked));
     if ("error" in report) return unavailable(report.error);
     try {
@@ -76,7 +76,7 @@ function webgpuProbe(options: WebgpuOptions): Backend["probe"] {
 
 function startProbe(asked: string): Promise<Found> {
   const started = promisify(execFile)(process.execPath, [probeEntry, asked], { timeout: probeTimeoutMs })
-    .then(({ stdout }) => foundIn(stdout, "nothing was found out about them"))
+    .then(({ stdout }) => foundIn(stdout, "nothing was tried yet"))
     .catch((error: Error & { signal?: string | null; code?: unknown; stdout?: string }): Found => {
       const how = error.signal ? `was ended by ${error.signal}` : `ended with code ${String(error.code)}`;
       return foundIn(error.stdout ?? "", `the process that tried matrices of subgroups ${how}`, how);

@@ -1,6 +1,7 @@
 /**
  * ENTRY of the process that looks for GPUs (`webgpu.ts` starts it, with its options as JSON): prints what it finds as
- * one line of JSON, then how products of halves are computed on the GPU that the options choose as another, and ends.
+ * one line of JSON, and ends. Where it is to measure, a second line says how the GPU that the options choose multiplies
+ * halves.
  * A process of its own, because drivers are loaded into it, and not all of them survive that.
  */
 import { listAdapters } from "./webgpuDevice.ts";
@@ -17,8 +18,8 @@ const report = await listAdapters().then(
 const print = (line: unknown): Promise<void> =>
   new Promise((done) => process.stdout.write(`${JSON.stringify(line)}\n`, () => done()));
 await print(report);
-if ("adapters" in report) {
-  const options = JSON.parse(process.argv[2] ?? "{}") as WebgpuOptions;
+const { measure, ...options } = JSON.parse(process.argv[2] ?? "{}") as WebgpuOptions & { measure?: boolean };
+if ("adapters" in report && measure) {
   await print(await chooseHalfKernels(options, null).catch(() => null));
 }
 process.exit(0);
