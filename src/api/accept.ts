@@ -1,12 +1,21 @@
 /** Content negotiation by `Accept` (RFC 9110, section 12.5.1) among the few forms that an operation has. */
 import { CodedError } from "../ops/errors.ts";
 
+/** Requests whose answer `Accept` decided on. */
+const negotiated = new WeakSet<Request>();
+
+/** @returns whether the form of the answer to a request follows from its `Accept`: caches must keep the forms apart */
+export function isNegotiated(request: Request): boolean {
+  return negotiated.has(request);
+}
+
 /**
  * @param offered media types, the preferred one first
  * @returns the best of them for the client
  * @throws not_acceptable
  */
 export function negotiate<Type extends string>(request: Request, offered: readonly Type[]): Type {
+  negotiated.add(request);
   const header = request.headers.get("accept") ?? "*/*";
   const wanted = header.split(",").slice(0, 50).map(parseEntry);
   const rated = offered.map((type) => ({ type, quality: qualityOf(type, wanted) }));

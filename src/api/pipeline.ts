@@ -6,6 +6,7 @@
 import { createHash } from "node:crypto";
 import type { Logger } from "pino";
 import type { IdempotencyStore } from "../engine/store/types.ts";
+import { isNegotiated } from "./accept.ts";
 import { readJson, type BodyLimits, type JsonBody } from "./body.ts";
 import type { Operation } from "./contract.ts";
 import type { Call, JsonReply, OperationId, Principal } from "./handlers.ts";
@@ -61,6 +62,7 @@ export async function serve(
   const { signal, log } = arrival;
   const run = async (): Promise<Response> => {
     const reply = await handler({ ...call, signal, log } as unknown as Call<OperationId>);
+    if (isNegotiated(request)) arrival.seen.headers["Vary"] = "Accept";
     return reply instanceof Response ? reply : jsonResponse(reply, operation, request);
   };
   const key = operation.method === "post" ? idempotencyKeyOf(request) : null;
