@@ -6,6 +6,14 @@
 import type { RowBlocks } from "../kernels/inference/rowBlocks.ts";
 import { rowBlocks } from "../kernels/inference/rowBlocks.ts";
 
+/**
+ * @param temperature more than 0
+ * @returns what exponents are multiplied by: finite, where the reciprocal of a tiny temperature is not
+ */
+export function scaleOf(temperature: number): number {
+  return Math.min(1 / temperature, Number.MAX_VALUE);
+}
+
 export class LogitRow {
   /** [V], to be read only. */
   readonly logits: Float32Array;
@@ -28,7 +36,7 @@ export class LogitRow {
 
   /** @param temperature more than 0; the exponents are divided by it */
   blocks(temperature = 1): RowBlocks {
-    return temperature === 1 ? (this.#plain ??= this.#compute(1)) : this.#compute(1 / temperature);
+    return temperature === 1 ? (this.#plain ??= this.#compute(1)) : this.#compute(scaleOf(temperature));
   }
 
   /** @returns the row in memory of its own. */

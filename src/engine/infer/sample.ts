@@ -4,6 +4,7 @@
  * number, so a seed names one text on every machine whose logits agree.
  */
 import type { LogitRow } from "./logitRow.ts";
+import { scaleOf } from "./logitRow.ts";
 import { blockWeights, rowPeak } from "./logprobs.ts";
 import { blockIds, expOf } from "../kernels/inference/rowBlocks.ts";
 
@@ -22,7 +23,7 @@ export interface SampleSettings {
 export function sample(row: LogitRow, { temperature, topP }: SampleSettings, uniform: () => number): number {
   const { argmax, max } = rowPeak(row);
   if (temperature === 0) return argmax;
-  const scale = 1 / temperature;
+  const scale = scaleOf(temperature);
   const weights = blockWeights(row.blocks(temperature), max, scale);
   let total = 0;
   for (const weight of weights) total += weight;

@@ -29,6 +29,20 @@ test("draws follow the softmax at the temperature", () => {
   );
 });
 
+test("a temperature whose reciprocal is no number draws the most probable id", () => {
+  const logits = rowOf(3, -Infinity, 3.0000002, 1);
+  for (const temperature of [Number.MIN_VALUE, 1e-308, 1e-300]) {
+    for (const topP of [1, 0.5]) {
+      for (const u of [0, 0.999999])
+        assert.equal(
+          sample(logits, { temperature, topP }, () => u),
+          2,
+          `${temperature}`,
+        );
+    }
+  }
+});
+
 test("the nucleus is the smallest set of most probable ids whose mass reaches top_p", () => {
   const logits = rowOf(Math.log(1), Math.log(2), Math.log(5));
   const at = (topP: number, u: number): number => sample(logits, { temperature: 1, topP }, () => u);
