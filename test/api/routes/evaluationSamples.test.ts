@@ -196,7 +196,8 @@ describe("samples and results", () => {
       assert.deepEqual([again.status, again.body, again.headers.get("etag")], [304, "", tag], `${path} ${accept}`);
       const other = await api.call("GET", path, { headers: { Accept: accept, "If-None-Match": '"other"' } });
       assert.equal(other.status, 200);
-      for (const answer of [again, other]) assert.equal(answer.headers.get("vary"), "Accept", "caches keep forms apart");
+      for (const answer of [again, other])
+        assert.equal(answer.headers.get("vary"), "Accept", "caches keep forms apart");
     }
     assert.equal(tags.size, forms.length);
   });
