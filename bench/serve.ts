@@ -6,7 +6,8 @@
  * - tokens/s of 16 requests at once beside those of one, prompts of 32 tokens and answers of 96, as streams with
  *   log-probabilities and as answers in one piece; and what a token takes of the processors in each process;
  * - the request rate at which 16 clients that always ask saturate it, then the time to first token when requests come
- *   at random times (Poisson) at half of that rate, beside that of a request alone (`--load 0` leaves it out).
+ *   at random times (Poisson) at half of that rate, beside that of a request alone (`--load 0` leaves it out);
+ * - with `--shared N`, N rounds of prompts that begin alike (`lib/sharedPrompts.ts`).
  *
  * With `--crowd N`, 200 clients for N seconds on a small model, a third of which hang up (`lib/manyClients.ts`);
  * `--backends none --crowd 60` is that alone.
@@ -19,14 +20,13 @@ import type { Ask } from "./lib/inferenceLoad.ts";
 import { manyClients } from "./lib/manyClients.ts";
 import { median, optionsOf, shapes } from "./lib/model.ts";
 import { cpuSeconds, millisecondsEach } from "./lib/processTimes.ts";
+import { sharedPrompts } from "./lib/sharedPrompts.ts";
 
-const options = optionsOf({ shape: "m", backends: "native,wasm", rounds: "5", load: "15", crowd: "0" });
+const options = optionsOf({ shape: "m", backends: "native,wasm", rounds: "5", load: "15", shared: "0", crowd: "0" });
 const together = 16;
-const [rounds, loadSeconds, crowdSeconds] = [options["rounds"], options["load"], options["crowd"]].map(Number) as [
-  number,
-  number,
-  number,
-];
+const numberOf = (name: keyof typeof options): number => Number(options[name]);
+const [rounds, loadSeconds, crowdSeconds] = [numberOf("rounds"), numberOf("load"), numberOf("crowd")];
+const sharedRounds = numberOf("shared");
 
 async function register(url: string, name: string, shape: (typeof shapes)[string]): Promise<void> {
   const config = {
@@ -52,8 +52,14 @@ async function register(url: string, name: string, shape: (typeof shapes)[string
   if (!answer.ok) throw new Error(`checkpoint: ${answer.status} ${await answer.text()}`);
 }
 
+/** @returns ids that begin as those of another seed do for hardly any pair of seeds. */
+function ids(seed: number, count: number, vocab: number): number[] {
+  const random = uniform(seed);
+  return Array.from({ length: count }, () => Math.floor(random() * vocab));
+}
+
 function ask(number: number, promptTokens: number, maxTokens: number, vocab: number): Ask {
-  const prompt = Array.from({ length: promptTokens }, (_, i) => (number * 131 + i * 7919) % vocab);
+  const prompt = ids(number, promptTokens, vocab);
   return { model: "bench", prompt, max_tokens: maxTokens, temperature: 1, seed: number };
 }
 
@@ -147,8 +153,9 @@ for (const backend of options["backends"]!.split(",").filter((name) => name !== 
   try {
     await register(server.url, "bench", shape);
     console.log(`\nshape ${options["shape"]!}, backend ${backend}`);
-    for (const way of ways) await throughput(server, shape.V, way);
+    if (rounds > 0) for (const way of ways) await throughput(server, shape.V, way);
     if (loadSeconds > 0) await latency(server.url, shape.V);
+    if (sharedRounds > 0) await sharedPrompts(server.url, sharedRounds, (seed, count) => ids(seed, count, shape.V));
   } finally {
     await server.stop();
   }

@@ -77,6 +77,7 @@ export function createApiDeps(services: Services, closing: AbortSignal): ApiDeps
       maxQueued: settings.servingQueueLength,
       maxMemoryBytes: settings.servingMemoryBytes,
       maxActive: settings.servingMaxBatch,
+      keepPrompts: settings.servingPrefixCache,
     },
     metrics: createPoolMetrics(metrics.registry),
     onFailure: (checkpoint, error) => log.warn({ checkpoint, err: error }, "model process failed"),

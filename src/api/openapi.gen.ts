@@ -2225,9 +2225,14 @@ export interface components {
             logprobs: components["schemas"]["CompletionLogprobs"] | null;
         };
         CompletionUsage: {
+            /** @description Each prompt once however many choices it has. */
             prompt_tokens: components["schemas"]["Count"];
             completion_tokens: components["schemas"]["Count"];
             total_tokens: components["schemas"]["Count"];
+            prompt_tokens_details: {
+                /** @description Of the prompt tokens, those at its beginning that were computed for an earlier request and not again. */
+                cached_tokens: components["schemas"]["Count"];
+            };
         };
         /** @description Also the form of each chunk of a stream. */
         Completion: {

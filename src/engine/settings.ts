@@ -80,6 +80,7 @@ export interface Settings {
   readonly servingMemoryBytes: number;
   /** Requests that one model computes together. */
   readonly servingMaxBatch: number;
+  readonly servingPrefixCache: boolean;
   readonly servingIdleMs: number;
   readonly servingQueueLength: number;
 }
@@ -135,6 +136,7 @@ export const settingsTable: readonly (readonly [variable: string, fallback: stri
   ["SERVING_MAX_MODELS", "2", "models kept in memory for inference"],
   ["SERVING_MEMORY_BYTES", "(half of RAM)", "models with their caches, all together; the one used longest ago goes"],
   ["SERVING_MAX_BATCH", "32", "inference requests that one model computes together"],
+  ["SERVING_PREFIX_CACHE", "on", "keep what was computed for prompts that begin alike; or off"],
   ["SERVING_IDLE_SECONDS", "600", "a model unused for so long is unloaded"],
   ["SERVING_QUEUE_LENGTH", "64", "inference requests that may wait; more are told 429"],
 ];
@@ -157,12 +159,10 @@ export function parseSettings(environment: Environment): Settings {
     blobDir: join(dataDir, "blobs"),
     backends: read.names("BACKENDS"),
     logLevel: read.oneOf("LOG_LEVEL", logLevels, "info") as LogLevel,
-    apiUrl: read.url("API_URL", ["http:", "https:"]),
-    apiKey: read.text("API_KEY"),
+    ...{ apiUrl: read.url("API_URL", ["http:", "https:"]), apiKey: read.text("API_KEY") },
     blobCacheBytes: read.integer("BLOB_CACHE_BYTES", 64 * gibibyte, 2 ** 20, 2 ** 50),
     hubEndpoint: (read.url("HUB_ENDPOINT", ["http:", "https:"]) ?? "https://huggingface.co").replace(/\/+$/, ""),
-    hubToken: read.text("HUB_TOKEN"),
-    hubTimeoutMs: read.integer("HUB_TIMEOUT_SECONDS", 60, 1, 3_600) * 1000,
+    ...{ hubToken: read.text("HUB_TOKEN"), hubTimeoutMs: read.integer("HUB_TIMEOUT_SECONDS", 60, 1, 3_600) * 1000 },
     ...parseLimits(read),
     ...parseCompute(read),
   };
@@ -182,6 +182,7 @@ function parseLimits(read: Reader) {
     servingMaxBatch: read.integer("SERVING_MAX_BATCH", 32, 1, 256),
     servingIdleMs: read.integer("SERVING_IDLE_SECONDS", 600, 1, 86_400) * 1000,
     servingQueueLength: read.integer("SERVING_QUEUE_LENGTH", 64, 1, 100_000),
+    servingPrefixCache: read.oneOf("SERVING_PREFIX_CACHE", ["on", "off"], "on") === "on",
   };
 }
 

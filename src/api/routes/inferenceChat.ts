@@ -8,7 +8,7 @@ import type { Tokenizer } from "../../engine/tokenizer/tokenizer.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { Schemas } from "../handlers.ts";
 import type { IndexedDelta, InferenceJob } from "./inferenceJob.ts";
-import { usageOf, wholeChoices } from "./inferenceJob.ts";
+import { UsageCount, wholeChoices } from "./inferenceJob.ts";
 import { presentChatLogprobs } from "./inferenceLogprobs.ts";
 import type { Presentation } from "./inferenceCompletion.ts";
 
@@ -42,7 +42,7 @@ export async function wholeChat(
   { model, withLogprobs }: Presentation,
   deltas: AsyncIterable<IndexedDelta>,
 ): Promise<Schemas["ChatCompletion"]> {
-  const { choices, completionTokens } = await wholeChoices(deltas);
+  const { choices, usage } = await wholeChoices(job, deltas);
   return {
     ...head(model),
     object: "chat.completion",
@@ -52,7 +52,7 @@ export async function wholeChat(
       finish_reason: finish,
       logprobs: withLogprobs ? presentChatLogprobs(entries) : null,
     })),
-    usage: usageOf(job, completionTokens),
+    usage,
   };
 }
 
@@ -65,20 +65,22 @@ export async function* chatChunks(
   const start = { ...head(model), object: "chat.completion.chunk" } as const;
   const usage = withUsage ? { usage: null } : {};
   const opened = new Set<number>();
-  let completionTokens = 0;
-  for await (const { index, text, entries, finish, tokens } of deltas) {
-    completionTokens += tokens;
+  const count = new UsageCount(job);
+  for await (const delta of deltas) {
+    count.add(delta);
+    if (delta.cached !== undefined) continue;
+    const { index, text, entries, finish } = delta;
     if (!opened.has(index)) {
       opened.add(index);
-      const delta = { role: "assistant", content: "" } as const;
-      yield { ...start, choices: [{ index, delta, finish_reason: null, logprobs: null }], ...usage };
+      const role = { role: "assistant", content: "" } as const;
+      yield { ...start, choices: [{ index, delta: role, finish_reason: null, logprobs: null }], ...usage };
     }
     if (text === "" && entries.length === 0 && finish === null) continue;
     const logprobs = entries.length === 0 ? null : presentChatLogprobs(entries);
-    const delta = text === "" ? {} : { content: text };
-    yield { ...start, choices: [{ index, delta, finish_reason: finish, logprobs }], ...usage };
+    const words = text === "" ? {} : { content: text };
+    yield { ...start, choices: [{ index, delta: words, finish_reason: finish, logprobs }], ...usage };
   }
-  if (withUsage) yield { ...start, choices: [], usage: usageOf(job, completionTokens) };
+  if (withUsage) yield { ...start, choices: [], usage: count.usage };
 }
 
 function head(model: string) {

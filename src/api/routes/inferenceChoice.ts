@@ -19,6 +19,8 @@ export interface ChoiceDelta {
   readonly finish: "stop" | "length" | null;
   /** Tokens computed for it. */
   readonly tokens: number;
+  /** Tokens of its prompt that were computed before; told at most once, by a delta that says nothing else. */
+  readonly cached?: number;
 }
 
 export interface ChoiceOptions {
@@ -30,7 +32,7 @@ export interface ChoiceOptions {
 }
 
 /**
- * @returns deltas; those that would say nothing are left out, the last has a `finish`. Leaving the model's
+ * @returns deltas, of which the last has a `finish`. Leaving the model's
  *   events early (at a stop string) cancels what is still being generated.
  */
 export async function* readChoice(
@@ -60,7 +62,9 @@ export async function* readChoice(
 
   if (options.echo && !withLogprobs) yield { text: echoed, entries: [], finish: null, tokens: 0 };
   for await (const event of events) {
-    if (event.type === "prompt") {
+    if (event.type === "cached") {
+      yield { text: "", entries: [], finish: null, tokens: 0, cached: event.tokens };
+    } else if (event.type === "prompt") {
       yield { text: echoed, entries: promptEntries(options, event.logprobs), finish: null, tokens: 0 };
     } else if (event.type === "token") {
       note(event.id, event.logprobs);

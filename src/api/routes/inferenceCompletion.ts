@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import type { Schemas } from "../handlers.ts";
 import type { IndexedDelta, InferenceJob } from "./inferenceJob.ts";
-import { usageOf, wholeChoices } from "./inferenceJob.ts";
+import { UsageCount, wholeChoices } from "./inferenceJob.ts";
 import { presentLogprobs } from "./inferenceLogprobs.ts";
 
 /** How the answer is to look. */
@@ -20,13 +20,13 @@ export async function wholeCompletion(
   { model, withLogprobs }: Presentation,
   deltas: AsyncIterable<IndexedDelta>,
 ): Promise<Schemas["Completion"]> {
-  const { choices, completionTokens } = await wholeChoices(deltas);
+  const { choices, usage } = await wholeChoices(job, deltas);
   return {
     ...head(model),
     choices: choices.map(({ index, text, entries, finish }) => {
       return { index, text, finish_reason: finish, logprobs: withLogprobs ? presentLogprobs(entries) : null };
     }),
-    usage: usageOf(job, completionTokens),
+    usage,
   };
 }
 
@@ -37,15 +37,16 @@ export async function* completionChunks(
   deltas: AsyncIterable<IndexedDelta>,
 ): AsyncGenerator<Schemas["Completion"]> {
   const start = head(model);
-  let completionTokens = 0;
-  for await (const { index, text, entries, finish, tokens } of deltas) {
-    completionTokens += tokens;
+  const count = new UsageCount(job);
+  for await (const delta of deltas) {
+    count.add(delta);
+    const { index, text, entries, finish } = delta;
     if (text === "" && entries.length === 0 && finish === null) continue;
     const logprobs = entries.length === 0 ? null : presentLogprobs(entries);
     const choices = [{ index, text, finish_reason: finish, logprobs }];
     yield { ...start, choices, ...(withUsage ? { usage: null } : {}) };
   }
-  if (withUsage) yield { ...start, choices: [], usage: usageOf(job, completionTokens) };
+  if (withUsage) yield { ...start, choices: [], usage: count.usage };
 }
 
 function head(model: string): Omit<Schemas["Completion"], "choices"> {

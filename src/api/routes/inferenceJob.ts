@@ -92,29 +92,52 @@ export interface WholeChoice {
   readonly finish: "stop" | "length";
 }
 
-/** @returns all choices by their index, and the tokens computed for them. */
+/** Counts what an answer cost, delta by delta. */
+export class UsageCount {
+  readonly #job: InferenceJob;
+  readonly #cached: number[];
+  #completionTokens = 0;
+
+  constructor(job: InferenceJob) {
+    this.#job = job;
+    this.#cached = job.prompts.flatMap(() => Array.from({ length: job.n }, () => 0));
+  }
+
+  add({ index, tokens, cached }: IndexedDelta): void {
+    this.#completionTokens += tokens;
+    if (cached !== undefined) this.#cached[index] = cached;
+  }
+
+  /** A prompt counts once whatever its choices are, and as cached what none of them had to compute. */
+  get usage(): Schemas["CompletionUsage"] {
+    const { prompts, n } = this.#job;
+    const promptTokens = prompts.reduce((sum, prompt) => sum + prompt.ids.length, 0);
+    const cachedTokens = prompts.reduce((sum, _, i) => sum + Math.min(...this.#cached.slice(i * n, (i + 1) * n)), 0);
+    return {
+      prompt_tokens: promptTokens,
+      completion_tokens: this.#completionTokens,
+      total_tokens: promptTokens + this.#completionTokens,
+      prompt_tokens_details: { cached_tokens: cachedTokens },
+    };
+  }
+}
+
+/** @returns all choices by their index, and what they cost. */
 export async function wholeChoices(
+  job: InferenceJob,
   deltas: AsyncIterable<IndexedDelta>,
-): Promise<{ choices: WholeChoice[]; completionTokens: number }> {
+): Promise<{ choices: WholeChoice[]; usage: Schemas["CompletionUsage"] }> {
   const parts: { text: string[]; entries: ChoiceDelta["entries"][number][] }[] = [];
   const choices: WholeChoice[] = [];
-  let completionTokens = 0;
-  for await (const { index, text, entries, finish, tokens } of deltas) {
+  const count = new UsageCount(job);
+  for await (const delta of deltas) {
+    const { index, text, entries, finish } = delta;
     const part = (parts[index] ??= { text: [], entries: [] });
     part.text.push(text);
     part.entries.push(...entries);
-    completionTokens += tokens;
+    count.add(delta);
     if (finish !== null) choices.push({ index, text: part.text.join(""), entries: part.entries, finish });
   }
   choices.sort((a, b) => a.index - b.index);
-  return { choices, completionTokens };
-}
-
-export function usageOf({ prompts }: InferenceJob, completionTokens: number): Schemas["CompletionUsage"] {
-  const promptTokens = prompts.reduce((sum, prompt) => sum + prompt.ids.length, 0);
-  return {
-    prompt_tokens: promptTokens,
-    completion_tokens: completionTokens,
-    total_tokens: promptTokens + completionTokens,
-  };
+  return { choices, usage: count.usage };
 }

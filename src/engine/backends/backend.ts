@@ -8,6 +8,7 @@
 import type { WorkEvent } from "../../ops/events.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { KernelVariant } from "../kernels/wasm/variants.ts";
+import type { ServedModelOptions } from "../infer/loadServedModel.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
 import type { WebgpuOptions } from "./webgpuDevice.ts";
 import type { CompareWork, EvaluateWork, FitWork, ReducedPrecision, TrainWork } from "./work.ts";
@@ -58,6 +59,9 @@ export interface Backend {
   evaluate(work: EvaluateWork, signal: AbortSignal): AsyncIterable<WorkEvent>;
   /** Measures the logit change between two checkpoints on a seeded probe batch. */
   compare(work: CompareWork, signal: AbortSignal): AsyncIterable<WorkEvent>;
-  /** Loads a checkpoint for generation and scoring; the caller closes it. */
-  load(checkpoint: ResolvedCheckpoint): Promise<ServedModel>;
+  /**
+   * Loads a checkpoint for generation and scoring; the caller closes it.
+   * @param options what its caches may hold, as in `loadServedModel.ts`
+   */
+  load(checkpoint: ResolvedCheckpoint, options?: Pick<ServedModelOptions, "cachePositions">): Promise<ServedModel>;
 }

@@ -27,8 +27,8 @@ export function createTfjsBackend({ compute, ...rest }: TfjsBackendOptions): Bac
     async *compare(work, signal) {
       yield* (await loaded()).runComparison(compute, work, signal);
     },
-    async load(checkpoint) {
-      return (await loaded()).load(compute, checkpoint);
+    async load(checkpoint, options) {
+      return (await loaded()).load(compute, checkpoint, options);
     },
   };
 }

@@ -9,6 +9,7 @@ import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import { tokenizerOf } from "../../ops/manifest.ts";
 import { evaluate } from "../eval/evaluate.ts";
 import { loadServedModel } from "../infer/loadServedModel.ts";
+import type { ServedModelOptions } from "../infer/loadServedModel.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
 import { kernelsFor } from "../kernels/index.ts";
 import type { KernelChoice, LoadedKernels } from "../kernels/index.ts";
@@ -119,10 +120,14 @@ export async function* runComparison(
 }
 
 /** @throws model_too_large, checkpoint_corrupt, source_changed, backend_unavailable */
-export async function load(compute: TfjsCompute, checkpoint: ResolvedCheckpoint): Promise<ServedModel> {
+export async function load(
+  compute: TfjsCompute,
+  checkpoint: ResolvedCheckpoint,
+  options: Pick<ServedModelOptions, "cachePositions"> = {},
+): Promise<ServedModel> {
   checkFits(compute, checkpoint.manifest);
   const { kernels, faults } = await start(compute);
-  return guardModel(faults, await loadServedModel(checkpoint, kernels, compute.threads));
+  return guardModel(faults, await loadServedModel(checkpoint, kernels, { threads: compute.threads, ...options }));
 }
 
 /**

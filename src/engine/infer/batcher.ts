@@ -12,7 +12,7 @@
  * compute each row by itself.
  */
 import { CodedError } from "../../ops/errors.ts";
-import type { BatchDecoder, Context, Decoder, Sequence, StepPart } from "./decoder.ts";
+import type { BatchDecoder, Context, Decoder, ForkableSequence, StepPart } from "./decoder.ts";
 import type { LogitRow } from "./logitRow.ts";
 import { maxStepLogits, maxStepTokens } from "./decoder.ts";
 
@@ -40,11 +40,15 @@ interface Wish {
   reject(error: unknown): void;
 }
 
-/**
- * @param observe called after each step
- * @returns a decoder whose sequences share the steps of `decoder`
- */
-export function batching(decoder: BatchDecoder, observe: (step: StepStats) => void = () => undefined): Decoder {
+export interface BatchingOptions {
+  /** Called after each step. */
+  readonly observe?: (step: StepStats) => void;
+  /** Asked to give memory back when a step finds none. @returns whether it did; the step is then made again */
+  readonly relieve?: () => boolean;
+}
+
+/** @returns a decoder whose sequences share the steps of `decoder` */
+export function batching(decoder: BatchDecoder, { observe, relieve }: BatchingOptions = {}): Decoder {
   const { maxLength, vocabSize } = decoder;
   /** In order of the last step they were part of; bounded by the number of sequences, each waiting for one. */
   let waiting: Wish[] = [];
@@ -61,13 +65,14 @@ export function batching(decoder: BatchDecoder, observe: (step: StepStats) => vo
         const startedAt = performance.now();
         const rows = await decoder.step(chosen.map(({ part }) => part));
         const seconds = (performance.now() - startedAt) / 1000;
-        observe({
+        observe?.({
           sequences: chosen.length,
           tokens: chosen.reduce((sum, { part }) => sum + part.ids.length, 0),
           seconds,
         });
         waiting = settled(waiting, chosen, rows);
       } catch (error) {
+        if (isOutOfMemory(error) && relieve?.() === true) continue;
         waiting = waiting.filter((wish) => !chosen.some((one) => one.wish === wish));
         for (const { wish } of chosen) wish.reject(error);
       }
@@ -82,21 +87,25 @@ export function batching(decoder: BatchDecoder, observe: (step: StepStats) => vo
     });
   }
 
-  return {
-    maxLength,
-    vocabSize,
-    start(capacity, signal): Sequence {
-      const context = decoder.start(capacity);
-      return {
-        get length() {
-          return context.length;
-        },
-        append: (ids, rows) => append(context, signal, ids, rows),
-        truncate: (length) => context.truncate(length),
-        close: () => context.close(),
-      };
+  const sequenceOf = (context: Context, signal: AbortSignal | undefined): ForkableSequence => ({
+    get length() {
+      return context.length;
     },
-  };
+    get room() {
+      return context.room;
+    },
+    append: (ids, rows) => append(context, signal, ids, rows),
+    truncate: (length) => context.truncate(length),
+    fork: (length, capacity, forked) => sequenceOf(context.fork(length, capacity), forked),
+    close: () => context.close(),
+  });
+
+  return { maxLength, vocabSize, start: (capacity, signal) => sequenceOf(decoder.start(capacity), signal) };
+}
+
+/** Whether a step, or the start of a sequence, found no memory: nothing of it was computed then. */
+export function isOutOfMemory(error: unknown): boolean {
+  return error instanceof CodedError && error.code === "out_of_memory";
 }
 
 interface Chosen {

@@ -1,9 +1,10 @@
 /**
  * The narrow seam between the model and what is done with it: token ids go in, rows of logits come out, and a
- * key/value cache lies between. Generation and scoring are written against `Decoder` and never see a tensor, so they
- * are the same for every backend and can be tested with a table instead of a model. Nothing here knows text.
+ * key/value cache lies between. What is written against it never sees a tensor, so it is the same for every backend and
+ * can be tested with a table instead of a model. Nothing here knows text.
  *
- * Below it is `BatchDecoder`, which makes one step for several sequences; `batcher.ts` lies between the two.
+ * From below: `BatchDecoder` makes one step for several contexts; `batcher.ts` makes a `Decoder` of it, whose sequences
+ * ask one by one; `prompts.ts` makes a `PromptDecoder` of that, whose sequences share beginnings, for generation.
  */
 
 import type { LogitRow } from "./logitRow.ts";
@@ -17,7 +18,7 @@ export interface Sequence {
    * @param rows how many of the last ids to return logits for, 0 to ids.length
    * @returns row i predicts what follows id i of the last `rows`; they may change when the caller next awaits
    *   something: the model may write the rows of its next step there
-   * @throws cancelled when the signal of `start` has aborted
+   * @throws cancelled when the signal of its start has aborted
    */
   append(ids: readonly number[], rows: number): Promise<readonly LogitRow[]>;
   /** Forgets every position from `length` on. */
@@ -26,19 +27,56 @@ export interface Sequence {
   close(): void;
 }
 
-export interface Decoder {
+/** What generation needs: sequences that may begin with what was computed of their prompt before. */
+export interface PromptDecoder {
   /** Longest context in tokens. */
+  readonly maxLength: number;
+  readonly vocabSize: number;
+  /**
+   * @param signal aborting it ends the wait for the sequence, and an `append` that waits
+   * @returns a sequence that holds as much of the prompt's beginning as is known, its last token never
+   * @throws cancelled
+   */
+  open(prompt: Prompt, signal: AbortSignal): Promise<Sequence>;
+}
+
+export interface Prompt {
+  /** What will be appended first, 1 to maxLength. */
+  readonly ids: readonly number[];
+  /** Positions that the cache must hold, at most maxLength. */
+  readonly capacity: number;
+  /** Whether logits of all of it are wanted: then it is computed from its first token. */
+  readonly isScored: boolean;
+}
+
+/** A sequence whose beginning others can share. */
+export interface ForkableSequence extends Sequence {
+  /** Positions that the cache has memory for. */
+  readonly room: number;
+  /**
+   * @param length positions of this one with which the new one begins; they are not computed again, and from then on
+   *   neither of the two sees what the other does
+   * @param capacity positions that the new one's cache must hold
+   * @param signal aborting it ends an `append` of the new one that waits
+   */
+  fork(length: number, capacity: number, signal: AbortSignal): ForkableSequence;
+}
+
+export interface Decoder {
   readonly maxLength: number;
   readonly vocabSize: number;
   /**
    * @param capacity positions the cache must hold, at most maxLength
    * @param signal aborting it ends an `append` that waits
    */
-  start(capacity: number, signal?: AbortSignal): Sequence;
+  start(capacity: number, signal?: AbortSignal): ForkableSequence;
 }
 
 /** A context as `BatchDecoder` holds it. */
-export type Context = Omit<Sequence, "append">;
+export interface Context extends Omit<ForkableSequence, "append" | "fork"> {
+  /** As a sequence's. */
+  fork(length: number, capacity: number): Context;
+}
 
 /** What one context does in a step: `ids` are computed, logits are wanted for the last `rows` of them. */
 export interface StepPart {

@@ -1,7 +1,7 @@
 /**
- * Generation on token ids: the prompt is computed once into the cache, in steps of bounded size, then one token
- * at a time. It can report the log-probabilities of the prompt itself (`echo`), which is how evaluation harnesses
- * score through a completions API.
+ * Generation on token ids: what of the prompt the cache does not hold yet is computed into it, in steps of bounded
+ * size, then one token at a time. It can report the log-probabilities of the prompt itself (`echo`), which is how
+ * evaluation harnesses score through a completions API.
  *
  * Length. n prompt tokens and m new ones need n + m - 1 inputs, so m is cut to maxLength - n + 1 and the text
  * ends with reason `length`. One prompt may be longer than the context: with `echo`, maxLength + 1 tokens can all
@@ -10,7 +10,7 @@
  */
 import { CodedError } from "../../ops/errors.ts";
 import { seededStream } from "../../ops/rng.ts";
-import type { Decoder, Sequence } from "./decoder.ts";
+import type { PromptDecoder, Sequence } from "./decoder.ts";
 import { maxStepTokens, steps, stepTokensWithLogits } from "./decoder.ts";
 import type { LogitRow } from "./logitRow.ts";
 import { tokenLogprobs } from "./logprobs.ts";
@@ -18,11 +18,11 @@ import { sample } from "./sample.ts";
 import type { GenerateEvent, GenerateRequest, TokenLogprobs } from "./servedModel.ts";
 
 /**
- * @returns `prompt` (if asked for), then `token`s, then one `end`
+ * @returns `cached` and `prompt` (where there is something to tell), then `token`s, then one `end`
  * @throws invalid_request when a value is out of range; cancelled when the signal aborts; diverged
  */
 export async function* generate(
-  decoder: Decoder,
+  decoder: PromptDecoder,
   request: GenerateRequest,
   signal: AbortSignal,
 ): AsyncGenerator<GenerateEvent> {
@@ -31,8 +31,11 @@ export async function* generate(
   const newTokens = Math.min(request.maxTokens, Math.max(1, decoder.maxLength - length + 1));
   const withPrompt = request.echo && request.logprobs !== null;
   if (newTokens === 0 && !withPrompt) return yield { type: "end", reason: "length", stopToken: null };
-  const sequence = decoder.start(Math.min(decoder.maxLength, length + Math.max(0, newTokens - 1)), signal);
+  const capacity = Math.min(decoder.maxLength, length + Math.max(0, newTokens - 1));
+  const ids = withPrompt ? request.promptIds.slice(0, decoder.maxLength) : lastOf(request.promptIds, decoder);
+  const sequence = await decoder.open({ ids, capacity, isScored: withPrompt }, signal);
   try {
+    if (sequence.length > 0) yield { type: "cached", tokens: sequence.length };
     let next: LogitRow | null = null;
     if (withPrompt) {
       const scored = await scorePrompt(decoder, sequence, request, newTokens > 0, signal);
@@ -41,13 +44,18 @@ export async function* generate(
     }
     if (newTokens === 0) return yield { type: "end", reason: "length", stopToken: null };
     if (next === null) {
-      sequence.truncate(0);
-      next = await prefill(sequence, request.promptIds.slice(-decoder.maxLength), signal);
+      if (withPrompt) sequence.truncate(0);
+      next = await prefill(sequence, lastOf(request.promptIds, decoder).slice(sequence.length), signal);
     }
     yield* decode(sequence, request, newTokens, next, signal);
   } finally {
     sequence.close();
   }
+}
+
+/** @returns what of a prompt the context has room for. */
+function lastOf(ids: readonly number[], { maxLength }: PromptDecoder): readonly number[] {
+  return ids.slice(-maxLength);
 }
 
 async function* decode(
@@ -86,7 +94,7 @@ async function prefill(sequence: Sequence, ids: readonly number[], signal: Abort
  * @returns the entries, and the logits of what follows the prompt where the context had room for all of it
  */
 async function scorePrompt(
-  decoder: Decoder,
+  decoder: PromptDecoder,
   sequence: Sequence,
   request: GenerateRequest,
   wantNext: boolean,

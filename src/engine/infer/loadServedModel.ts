@@ -17,6 +17,7 @@ import type { StepStats } from "./batcher.ts";
 import type { BatchDecoder, Context, StepPart } from "./decoder.ts";
 import { generate } from "./generate.ts";
 import { rowsOf } from "./logitRow.ts";
+import { SharedPrompts } from "./prompts.ts";
 import { score } from "./score.ts";
 import type { ServedModel } from "./servedModel.ts";
 import { openTeamModel, weightsOf } from "./teamModel.ts";
@@ -25,14 +26,23 @@ import type { TeamModel } from "./teamModel.ts";
 /** Steps remembered for whoever asks. */
 const maxStepsKept = 1000;
 
+export interface ServedModelOptions {
+  /** Threads that may compute it, where the kernels know how; 1 unless given. */
+  readonly threads?: number;
+  /**
+   * Positions that all its caches may hold together. Generation keeps what it has computed within them, for prompts
+   * that begin alike; 0, unless given, keeps nothing.
+   */
+  readonly cachePositions?: number;
+}
+
 /**
- * @param threads that may compute it, where the kernels know how
  * @throws checkpoint_missing_file, checkpoint_corrupt, source_changed
  */
 export async function loadServedModel(
   checkpoint: ResolvedCheckpoint,
   kernels: Kernels,
-  threads = 1,
+  { threads = 1, cachePositions = 0 }: ServedModelOptions = {},
 ): Promise<ServedModel> {
   const { config } = checkpoint.manifest;
   const model = kernels.inference
@@ -40,15 +50,17 @@ export async function loadServedModel(
     : await openTfjsModel(checkpoint, kernels);
   const { decoder: batchDecoder } = model;
   let made: StepStats[] = [];
-  const decoder = batching(batchDecoder, (step) => {
+  const observe = (step: StepStats): void => {
     if (made.length < maxStepsKept) made.push(step);
-  });
+  };
+  const decoder = batching(batchDecoder, { observe, relieve: (): boolean => prompts.relieve() });
+  const prompts = new SharedPrompts(decoder, cachePositions);
   let open = true;
   return {
-    maxLength: decoder.maxLength,
-    vocabSize: decoder.vocabSize,
+    maxLength: batchDecoder.maxLength,
+    vocabSize: batchDecoder.vocabSize,
     memoryBytes: model.memoryBytes,
-    generate: (request, signal) => generate(decoder, request, signal),
+    generate: (request, signal) => generate(prompts, request, signal),
     score: (requests, signal) => score(batchDecoder, requests, signal),
     takeSteps() {
       const taken = made;
@@ -56,7 +68,9 @@ export async function loadServedModel(
       return taken;
     },
     close() {
-      if (open) model.close();
+      if (!open) return;
+      prompts.close();
+      model.close();
       open = false;
     },
   };
@@ -75,21 +89,25 @@ async function openTfjsModel(checkpoint: ResolvedCheckpoint, kernels: Kernels): 
 /** @returns a decoder over weights that it does not own. */
 export function llamaDecoder(config: LlamaConfig, weights: Weights, kernels: Kernels): BatchDecoder {
   const caches = new WeakMap<Context, KvCache>();
+  const contextOf = (cache: KvCache): Context => {
+    const context: Context = {
+      get length() {
+        return cache.length;
+      },
+      get room() {
+        return cache.room;
+      },
+      truncate: (length) => cache.truncate(length),
+      fork: (length, capacity) => contextOf(cache.fork(length, capacity)),
+      close: () => cache.dispose(),
+    };
+    caches.set(context, cache);
+    return context;
+  };
   return {
     maxLength: config.maxPositionEmbeddings,
     vocabSize: config.vocabSize,
-    start(capacity) {
-      const cache = new KvCache(config.numHiddenLayers, capacity);
-      const context: Context = {
-        get length() {
-          return cache.length;
-        },
-        truncate: (length) => cache.truncate(length),
-        close: () => cache.dispose(),
-      };
-      caches.set(context, cache);
-      return context;
-    },
+    start: (capacity) => contextOf(new KvCache(config.numHiddenLayers, capacity)),
     async step(parts) {
       const ids = Int32Array.from(parts.flatMap((part) => part.ids));
       const sequences = parts.map((part) => ({ cache: cacheOf(caches, part), rows: part.ids.length }));

@@ -33,7 +33,9 @@ export interface GenerateRequest {
 }
 
 export type GenerateEvent =
-  /** Once, first, when `echo` and `logprobs` are set: entry i is for prompt token i; entry 0 is null. */
+  /** Once, first, when the cache held so much of the prompt's beginning, 1 or more, that was not computed again. */
+  | { readonly type: "cached"; readonly tokens: number }
+  /** Once, before any token, when `echo` and `logprobs` are set: entry i is for prompt token i; entry 0 is null. */
   | { readonly type: "prompt"; readonly logprobs: readonly (TokenLogprobs | null)[] }
   | { readonly type: "token"; readonly id: number; readonly logprobs: TokenLogprobs | null }
   | {

@@ -16,35 +16,42 @@ import { LogitRow } from "./logitRow.ts";
 import type { StepRoom } from "./teamPlan.ts";
 import { planWords, stepOf, writePlan } from "./teamPlan.ts";
 
-/** Keys and values of one sequence. */
+/** How many contexts hold each page, where it is more than one. */
+type Sharers = Map<number, number>;
+
+/** Keys and values of one sequence. Pages are shared between a context and those forked from it until one writes. */
 class PagedContext implements Context {
   readonly #heap: SharedHeap;
   readonly #pageBytes: number;
   readonly #positions: number;
   readonly #mostPages: number;
+  readonly #sharers: Sharers;
   #pages: number[] = [];
   /** Address of the addresses of the pages; 0 when it is closed. */
   table: number;
   length = 0;
 
-  constructor(heap: SharedHeap, pageBytes: number, positions: number, capacity: number) {
+  constructor(heap: SharedHeap, pageBytes: number, positions: number, capacity: number, sharers: Sharers) {
     this.#heap = heap;
     this.#pageBytes = pageBytes;
     this.#positions = positions;
     this.#mostPages = Math.ceil(capacity / positions);
+    this.#sharers = sharers;
     this.table = heap.take(4 * this.#mostPages);
   }
 
-  /** Makes room for positions up to `length`. @throws out_of_memory */
+  get room(): number {
+    return this.#pages.length * this.#positions;
+  }
+
+  /** Makes room for writing the positions from this context's length up to `length`. @throws out_of_memory */
   reserve(length: number): void {
     invariant(this.table !== 0, "a context that is closed takes part in a step");
     const wanted = Math.ceil(length / this.#positions);
     invariant(wanted <= this.#mostPages, `${length} positions in a context of ${this.#mostPages} pages`);
-    while (this.#pages.length < wanted) {
-      const page = this.#heap.take(this.#pageBytes);
-      new Uint32Array(this.#heap.memory.buffer, this.table, this.#mostPages)[this.#pages.length] = page;
-      this.#pages.push(page);
-    }
+    const held = Math.min(wanted, this.#pages.length);
+    for (let index = Math.floor(this.length / this.#positions); index < held; index++) this.#makeOwn(index);
+    while (this.#pages.length < wanted) this.#place(this.#pages.length, this.#heap.take(this.#pageBytes));
   }
 
   truncate(length: number): void {
@@ -53,12 +60,46 @@ class PagedContext implements Context {
     this.length = length;
   }
 
+  fork(length: number, capacity: number): PagedContext {
+    invariant(this.table !== 0 && length <= this.length, `no fork of ${length} positions of ${this.length}`);
+    invariant(length <= capacity, `${length} positions in a context of ${capacity}`);
+    const fork = new PagedContext(this.#heap, this.#pageBytes, this.#positions, capacity, this.#sharers);
+    for (const [index, page] of this.#pages.slice(0, Math.ceil(length / this.#positions)).entries()) {
+      this.#sharers.set(page, (this.#sharers.get(page) ?? 1) + 1);
+      fork.#place(index, page);
+    }
+    fork.length = length;
+    return fork;
+  }
+
   close(): void {
     if (this.table === 0) return;
-    for (const page of this.#pages) this.#heap.give(page);
+    for (const page of this.#pages) this.#leave(page);
     this.#heap.give(this.table);
     this.#pages = [];
     this.table = 0;
+  }
+
+  #place(index: number, page: number): void {
+    new Uint32Array(this.#heap.memory.buffer, this.table, this.#mostPages)[index] = page;
+    this.#pages[index] = page;
+  }
+
+  /** Copies a page that others hold too. */
+  #makeOwn(index: number): void {
+    const page = this.#pages[index]!;
+    if (!this.#sharers.has(page)) return;
+    const own = this.#heap.take(this.#pageBytes);
+    new Uint8Array(this.#heap.memory.buffer).copyWithin(own, page, page + this.#pageBytes);
+    this.#place(index, own);
+    this.#leave(page);
+  }
+
+  #leave(page: number): void {
+    const sharers = this.#sharers.get(page) ?? 1;
+    if (sharers > 2) this.#sharers.set(page, sharers - 1);
+    else if (sharers === 2) this.#sharers.delete(page);
+    else this.#heap.give(page);
   }
 }
 
@@ -77,10 +118,11 @@ export function teamDecoder(
   const words = new Int32Array(heap.memory.buffer, plan, planWords);
   const rooms = new StepRooms(heap, model);
   const scratch = heap.take(Math.ceil(config.vocabSize / blockIds) * 8);
+  const sharers: Sharers = new Map();
   return {
     maxLength: config.maxPositionEmbeddings,
     vocabSize: config.vocabSize,
-    start: (capacity) => new PagedContext(heap, pageBytes, thread.c.page_positions(), capacity),
+    start: (capacity) => new PagedContext(heap, pageBytes, thread.c.page_positions(), capacity, sharers),
     async step(parts) {
       const ids = Int32Array.from(parts.flatMap((part) => part.ids));
       const wanted = Int32Array.from(wantedRows(parts));

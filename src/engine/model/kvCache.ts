@@ -37,6 +37,11 @@ export class KvCache {
     return this.#length;
   }
 
+  /** Positions that the tensors have room for. */
+  get room(): number {
+    return this.#layers[0]?.keys.shape[1] ?? 0;
+  }
+
   /** Bytes of the tensors held. */
   get sizeBytes(): number {
     return this.#layers.reduce((sum, layer) => sum + (layer ? (layer.keys.size + layer.values.size) * 4 : 0), 0);
@@ -83,6 +88,22 @@ export class KvCache {
     const isWithin = length >= 0 && length <= this.#length;
     if (!isWithin) throw new Error(`invariant: cannot cut ${this.#length} positions to ${length}`);
     this.#length = length;
+  }
+
+  /**
+   * @param most as the constructor's
+   * @returns a cache of the first `length` positions: copies, for kernels may write into this one's tensors
+   */
+  fork(length: number, most = Infinity): KvCache {
+    if (length > this.#length) throw new Error(`invariant: no fork of ${length} positions of ${this.#length}`);
+    const fork = new KvCache(this.#layers.length, most);
+    if (length === 0) return fork;
+    const copy = (held: tf.Tensor4D): tf.Tensor4D => tf.keep(firstOf(held, length));
+    for (const [index, layer] of this.#layers.entries()) {
+      if (layer) fork.#layers[index] = { keys: copy(layer.keys), values: copy(layer.values) };
+    }
+    fork.#length = length;
+    return fork;
   }
 
   /** @returns the capacity that a cache which must hold so many positions gets. */

@@ -24,6 +24,8 @@ export interface ModelProcessOptions extends WatchdogLimits {
   /** Names of the backends that may be used; null for all. */
   readonly backends: readonly string[] | null;
   readonly checkpoint: ResolvedCheckpoint;
+  /** Positions that its caches may hold together; 0 keeps nothing between requests. */
+  readonly cachePositions: number;
   /** JavaScript heap limit, MiB. */
   readonly maxHeapMiB: number;
   /** Told of the steps that the process made. */
@@ -80,7 +82,8 @@ export class ModelProcess {
     });
     this.#watchdog = createWatchdog(options, options.checkpoint.id, (error) => this.#condemn(error));
     this.#listen();
-    this.#send({ type: "load", backends: options.backends, checkpoint: options.checkpoint });
+    const { backends, checkpoint, cachePositions } = options;
+    this.#send({ type: "load", backends, checkpoint, cachePositions });
   }
 
   get pid(): number | undefined {

@@ -11,7 +11,11 @@ import { healthIntervalMs, parseToChild } from "./protocol.ts";
 import type { FromChild, IdentifiedEvent, ToChild } from "./protocol.ts";
 
 export interface ModelServerOptions {
-  load(checkpoint: ResolvedCheckpoint, backends: readonly string[] | null): Promise<ServedModel>;
+  load(
+    checkpoint: ResolvedCheckpoint,
+    backends: readonly string[] | null,
+    cachePositions: number,
+  ): Promise<ServedModel>;
   send(message: FromChild): void;
   rssBytes(): number;
   /** Told of errors that are no `CodedError`: mistakes of ours, whose text callers do not see. */
@@ -48,7 +52,7 @@ export function createModelServer(options: ModelServerOptions): ModelServer {
     if (loading) throw new CodedError("internal", "the process was asked to load a second model");
     loading = true;
     try {
-      model = await options.load(message.checkpoint, message.backends);
+      model = await options.load(message.checkpoint, message.backends, message.cachePositions);
     } catch (error) {
       options.send({ type: "failed", error: record(error) });
       return;

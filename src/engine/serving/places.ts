@@ -154,6 +154,7 @@ export class Places {
       entry,
       backends,
       checkpoint,
+      cachePositions: limits.keepPrompts ? footprint.positions : 0,
       loadTimeoutMs: limits.loadTimeoutMs,
       stuckTimeoutMs: limits.stuckTimeoutMs,
       maxRssBytes: rssFactor * footprint.bytes + rssSlackBytes,

@@ -24,6 +24,8 @@ export interface PoolLimits {
   readonly maxActive: number;
   /** Key/value caches of one model together; one request of full length always has room. */
   readonly maxCacheBytes: number;
+  /** Whether caches keep what ended requests have computed, for prompts that begin alike. */
+  readonly keepPrompts: boolean;
   /** Requests waiting, over all models. */
   readonly maxQueued: number;
   /** A request that has waited this long is turned away. */
@@ -40,6 +42,7 @@ export const defaultPoolLimits: PoolLimits = {
   maxModels: 4,
   maxActive: 32,
   maxCacheBytes: 1024 ** 3,
+  keepPrompts: true,
   maxQueued: 256,
   queueTimeoutMs: 120_000,
   idleTimeoutMs: 600_000,
@@ -86,6 +89,7 @@ export function createModelPool(options: PoolOptions): ModelPool {
     options.metrics?.queueDepth.observe(places.numWaiting);
     const place = await places.take({ checkpoint, footprint, positions }, signal, continued);
     options.metrics?.queueSeconds.observe((performance.now() - arrivedAt) / 1000);
+    options.metrics?.promptTokens.inc(request.promptIds.length);
     try {
       yield* measured(await run(place, request, signal), arrivedAt, options.metrics, request.gather === true);
     } finally {
@@ -137,6 +141,7 @@ async function* measured(
       else if (!gathered) metrics?.tokenIntervalSeconds.observe((now - lastAt) / 1000);
       lastAt = now;
     }
+    if (event.type === "cached") metrics?.cachedTokens.inc(event.tokens);
     if (event.type === "end" && tokens > 1) {
       const seconds = (performance.now() - firstAt) / 1000;
       if (seconds > 0) metrics?.tokensPerSecond.observe((tokens - 1) / seconds);

@@ -28,6 +28,10 @@ export interface PoolMetrics {
   readonly batchSequences: Histogram;
   readonly stepSeconds: Histogram;
   readonly tokens: Counter;
+  /** Of all prompts that were let in. */
+  readonly promptTokens: Counter;
+  /** Of those, the ones that caches held already. */
+  readonly cachedTokens: Counter;
   /** Processes that died without being asked to, or could not load. */
   readonly failures: Counter;
 }
@@ -62,6 +66,8 @@ export function createPoolMetrics(registry: Registry): PoolMetrics {
     batchSequences: histogram("batch_sequences", "Sequences computed together in a step", countBuckets),
     stepSeconds: histogram("step_seconds", "Time of a step", stepBuckets),
     tokens: counter("tokens_total", "Tokens generated"),
+    promptTokens: counter("prompt_tokens_total", "Tokens of prompts, those of each choice of a request"),
+    cachedTokens: counter("cached_tokens_total", "Tokens of prompts that caches held already"),
     failures: counter("failures_total", "Model processes that died unasked or could not load"),
   };
 }

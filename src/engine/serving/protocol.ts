@@ -9,11 +9,20 @@ import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { StepStats } from "../infer/batcher.ts";
 import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
 
-/** Pool to process. `load` comes once, first; `backends` are those that may be used, null for all. */
+/** Pool to process. `load` comes once, first. */
 export type ToChild =
-  | { readonly type: "load"; readonly backends: readonly string[] | null; readonly checkpoint: ResolvedCheckpoint }
+  | LoadMessage
   | { readonly type: "generate"; readonly id: number; readonly request: GenerateRequest }
   | { readonly type: "cancel"; readonly id: number };
+
+export interface LoadMessage {
+  readonly type: "load";
+  /** Those that may be used; null for all. */
+  readonly backends: readonly string[] | null;
+  readonly checkpoint: ResolvedCheckpoint;
+  /** Positions that all caches may hold together, those kept between requests included; 0 keeps nothing. */
+  readonly cachePositions: number;
+}
 
 /**
  * Process to pool. Every `generate` is answered by events up to `end`, or by one `error`. What became known at once, of
@@ -42,7 +51,7 @@ export function parseToChild(value: unknown): ToChild | null {
   if (!isObject(value)) return null;
   switch (value["type"]) {
     case "load":
-      return isNames(value["backends"]) && isObject(value["checkpoint"]) ? (value as ToChild) : null;
+      return isLoad(value) ? (value as ToChild) : null;
     case "generate":
       return isId(value["id"]) && isGenerateRequest(value["request"]) ? (value as ToChild) : null;
     case "cancel":
@@ -71,6 +80,10 @@ export function parseFromChild(value: unknown): FromChild | null {
   }
 }
 
+function isLoad(value: Fields): boolean {
+  return isNames(value["backends"]) && isObject(value["checkpoint"]) && isId(value["cachePositions"]);
+}
+
 function isGenerateRequest(value: unknown): value is GenerateRequest {
   if (!isObject(value)) return false;
   const numbers = ["maxTokens", "temperature", "topP", "seed"];
@@ -87,6 +100,7 @@ function isGenerateRequest(value: unknown): value is GenerateRequest {
 function isGenerateEvent(value: unknown): value is GenerateEvent {
   if (!isObject(value)) return false;
   if (value["type"] === "token") return isId(value["id"]);
+  if (value["type"] === "cached") return isId(value["tokens"]);
   if (value["type"] === "prompt") return Array.isArray(value["logprobs"]);
   return value["type"] === "end" && (value["reason"] === "stop" || value["reason"] === "length");
 }

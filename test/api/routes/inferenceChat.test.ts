@@ -80,6 +80,7 @@ test("a chat is the completion of what the template writes, ids and special toke
     prompt_tokens: prompt.length,
     completion_tokens: 12,
     total_tokens: prompt.length + 12,
+    prompt_tokens_details: { cached_tokens: 0 },
   });
 });
 

@@ -1,6 +1,7 @@
 /**
  * A request gets the same bits alone and in a batch: every log-probability, of the prompt and of what is generated, on
- * the wasm and on the native kernels, with neighbours that come, go and give up at other times.
+ * the wasm and on the native kernels, with neighbours that come, go and give up at other times, and with what was kept
+ * of the same prompt.
  */
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
@@ -48,6 +49,9 @@ const requests = Array.from({ length: 14 }, (_, i): GenerateRequest => {
   };
 });
 
+/** @returns a prompt as long that shares nothing with the request's. */
+const others = ({ promptIds }: GenerateRequest): number[] => promptIds.map((id) => (id + 1) % 1003);
+
 /** @returns how many sequences were in one step at most since the last question. */
 const mostSequences = (model: ServedModel): number =>
   (model.takeSteps?.() ?? []).reduce((most, { sequences }) => Math.max(most, sequences), 0);
@@ -60,7 +64,7 @@ for (const [name, load, threads, skip] of [
   test(`${name}: a request gets the same bits alone and in any company`, { skip: skip ?? false }, async () => {
     await activateTfjs("wasm");
     const { kernels } = await load();
-    const model = await loadServedModel(wide.checkpoint, kernels, threads);
+    const model = await loadServedModel(wide.checkpoint, kernels, { threads });
     const numTensors = tf.memory().numTensors;
     const alone: GenerateEvent[][] = [];
     for (const request of requests) alone.push(await eventsOf(model, request));
@@ -70,7 +74,7 @@ for (const [name, load, threads, skip] of [
         requests.map(async (_, i) => {
           const which = (i * order) % requests.length;
           for (let pause = 0; pause < 3 * i; pause++) await new Promise((resolve) => setImmediate(resolve));
-          void eventsOf(model, { ...requests[which]!, seed: 99 }, 2);
+          void eventsOf(model, { ...requests[which]!, promptIds: others(requests[which]!), seed: 99 }, 2);
           return [which, await eventsOf(model, requests[which]!)] as const;
         }),
       );
@@ -82,5 +86,21 @@ for (const [name, load, threads, skip] of [
     assert.ok(mostTogether > 8, `at most ${mostTogether} sequences were in one step`);
     assert.equal(tf.memory().numTensors, numTensors, "no tensor is left behind");
     model.close();
+    const keeping = await loadServedModel(wide.checkpoint, kernels, { threads, cachePositions: 1500 });
+    let cached = 0;
+    for (const order of [1, 5, 3]) {
+      await Promise.all(
+        requests.map(async (_, i) => {
+          const which = (i * order) % requests.length;
+          void eventsOf(keeping, { ...requests[which]!, seed: 99 }, 2);
+          const [first, ...rest] = await eventsOf(keeping, requests[which]!);
+          if (first?.type === "cached") cached += first.tokens;
+          const events = first?.type === "cached" ? rest : [first, ...rest];
+          assert.deepStrictEqual(events, alone[which], `request ${which}, with what was kept`);
+        }),
+      );
+    }
+    assert.ok(cached > 300, `${cached} tokens were found`);
+    keeping.close();
   });
 }

@@ -4,71 +4,30 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { batching, sharedPromptTokens } from "../../../src/engine/infer/batcher.ts";
 import type { StepStats } from "../../../src/engine/infer/batcher.ts";
-import type { BatchDecoder, Context, Decoder } from "../../../src/engine/infer/decoder.ts";
+import type { Decoder, PromptDecoder } from "../../../src/engine/infer/decoder.ts";
 import { maxStepLogits, maxStepTokens } from "../../../src/engine/infer/decoder.ts";
 import { generate } from "../../../src/engine/infer/generate.ts";
-import type { LogitRow } from "../../../src/engine/infer/logitRow.ts";
 import { rowsOf } from "../../../src/engine/infer/logitRow.ts";
 import type { GenerateRequest } from "../../../src/engine/infer/servedModel.ts";
 import { CodedError } from "../../../src/ops/errors.ts";
+import { rowAfter, tableBatch } from "../../helpers/tableBatch.ts";
+import type { Step } from "../../helpers/tableBatch.ts";
 
 const never = new AbortController().signal;
-
-/** Ids computed for each context in one step, by the order in which contexts were started. */
-type Step = Map<number, readonly number[]>;
-
-/** A row tells the whole context: its length, its sum weighted by position, and the column. */
-function rowAfter(ids: readonly number[], vocab: number): number[] {
-  const sum = ids.reduce((total, id, i) => (total + id * (i + 1)) % 9973, 0);
-  return Array.from({ length: vocab }, (_, column) => ((sum + column * 7 + ids.length) % 101) / 8);
-}
-
-function tableBatch(vocabSize = 3, maxLength = 10_000): BatchDecoder & { steps: Step[]; open: number; failAt: number } {
-  const contexts = new Map<Context, { number: number; ids: number[] }>();
-  let started = 0;
-  const decoder = {
-    ...{ maxLength, vocabSize, steps: [] as Step[], open: 0, failAt: -1 },
-    start(): Context {
-      const state = { number: started++, ids: [] as number[] };
-      decoder.open++;
-      const context: Context = {
-        get length() {
-          return state.ids.length;
-        },
-        truncate: (length) => void state.ids.splice(length),
-        close: () => void decoder.open--,
-      };
-      contexts.set(context, state);
-      return context;
-    },
-    async step(parts: Parameters<BatchDecoder["step"]>[0]): Promise<LogitRow[]> {
-      assert.ok(parts.length > 0, "a step does something");
-      assert.equal(new Set(parts.map(({ context }) => context)).size, parts.length, "contexts of a step differ");
-      decoder.steps.push(new Map(parts.map(({ context, ids }) => [contexts.get(context)!.number, ids])));
-      await new Promise((resolve) => setImmediate(resolve));
-      if (decoder.steps.length - 1 === decoder.failAt) throw new CodedError("out_of_memory", "no room");
-      const out: number[] = [];
-      for (const { context, ids, rows } of parts) {
-        const { ids: held } = contexts.get(context)!;
-        for (const [i, id] of ids.entries()) {
-          held.push(id);
-          if (i >= ids.length - rows) out.push(...rowAfter(held, vocabSize));
-        }
-      }
-      return rowsOf(Float32Array.from(out), vocabSize);
-    },
-  };
-  return decoder;
-}
 
 function plain(change: Partial<GenerateRequest>): GenerateRequest {
   const settings = { temperature: 0, topP: 1, seed: 0, stopIds: [], logprobs: null, echo: false };
   return { promptIds: [1, 2], maxTokens: 4, ...settings, ...change };
 }
 
+/** Sequences that share nothing. */
+function alone(decoder: Decoder): PromptDecoder {
+  return { ...decoder, open: async ({ capacity }, signal) => decoder.start(capacity, signal) };
+}
+
 async function idsOf(decoder: Decoder, request: GenerateRequest, signal = never): Promise<number[]> {
   const ids: number[] = [];
-  for await (const event of generate(decoder, request, signal)) if (event.type === "token") ids.push(event.id);
+  for await (const event of generate(alone(decoder), request, signal)) if (event.type === "token") ids.push(event.id);
   return ids;
 }
 
@@ -202,9 +161,21 @@ test("a step that fails fails those that were in it; the next ones are made", as
   assert.equal(table.open, 0);
 });
 
+test("a step that finds no memory is made again once some was given back, and fails nobody", async () => {
+  const table = tableBatch();
+  let kept = 2;
+  table.hasRoom = () => kept === 0;
+  const decoder = batching(table, { relieve: () => kept > 0 && kept-- > 0 });
+  assert.equal((await idsOf(decoder, plain({}))).length, 4);
+  assert.equal(kept, 0);
+  table.hasRoom = () => false;
+  await assert.rejects(idsOf(decoder, plain({})), (error) => (error as CodedError).code === "out_of_memory");
+  assert.equal(table.open, 0);
+});
+
 test("each step is told to the observer", async () => {
   const steps: StepStats[] = [];
-  const decoder = batching(tableBatch(), (step) => steps.push(step));
+  const decoder = batching(tableBatch(), { observe: (step) => steps.push(step) });
   await Promise.all([0, 1].map(() => idsOf(decoder, plain({ maxTokens: 3 }))));
   assert.deepEqual(
     steps.map(({ sequences, tokens }) => [sequences, tokens]),

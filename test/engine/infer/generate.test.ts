@@ -1,7 +1,7 @@
 /** Generation over a decoder that is a table: what is asked of the model, and what is made of its answers. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Decoder, Sequence } from "../../../src/engine/infer/decoder.ts";
+import type { PromptDecoder, Sequence } from "../../../src/engine/infer/decoder.ts";
 import { maxStepLogits, maxStepTokens, stepTokensWithLogits, steps } from "../../../src/engine/infer/decoder.ts";
 import { generate } from "../../../src/engine/infer/generate.ts";
 import { LogitRow, rowsOf } from "../../../src/engine/infer/logitRow.ts";
@@ -11,17 +11,18 @@ import { CodedError } from "../../../src/ops/errors.ts";
 const vocab = 11;
 const maxLength = 8;
 
-interface TableDecoder extends Decoder {
-  open: number;
+interface TableDecoder extends PromptDecoder {
+  numOpen: number;
   readonly calls: { ids: readonly number[]; rows: number; before: number }[];
 }
 
 /** A model whose logits depend on the whole context: id (sum of ids + position) mod vocab is the most likely. */
 function tableDecoder(): TableDecoder {
-  const decoder: TableDecoder = { maxLength, vocabSize: vocab, open: 0, calls: [], start };
+  const open: PromptDecoder["open"] = async ({ capacity }) => start(capacity);
+  const decoder: TableDecoder = { maxLength, vocabSize: vocab, numOpen: 0, calls: [], open };
   function start(capacity: number): Sequence {
     let context: number[] = [];
-    decoder.open++;
+    decoder.numOpen++;
     return {
       get length() {
         return context.length;
@@ -40,7 +41,7 @@ function tableDecoder(): TableDecoder {
         context = context.slice(0, length);
       },
       close() {
-        decoder.open--;
+        decoder.numOpen--;
       },
     };
   }
@@ -68,7 +69,11 @@ const plain: GenerateRequest = {
   echo: false,
 };
 
-async function collect(decoder: Decoder, request: GenerateRequest, signal?: AbortSignal): Promise<GenerateEvent[]> {
+async function collect(
+  decoder: PromptDecoder,
+  request: GenerateRequest,
+  signal?: AbortSignal,
+): Promise<GenerateEvent[]> {
   const events: GenerateEvent[] = [];
   for await (const event of generate(decoder, request, signal ?? new AbortController().signal)) events.push(event);
   return events;
@@ -100,7 +105,24 @@ test("greedy decoding computes the prompt once and then one token a step", async
       [1, 1],
     ],
   );
-  assert.equal(decoder.open, 0, "the cache is given back");
+  assert.equal(decoder.numOpen, 0, "the cache is given back");
+});
+
+test("what the cache holds of the prompt is told and not computed again, but never its last token", async () => {
+  const decoder = tableDecoder();
+  const open = decoder.open.bind(decoder);
+  const holding: PromptDecoder = {
+    ...decoder,
+    async open(prompt, signal) {
+      const sequence = await open(prompt, signal);
+      await sequence.append(prompt.ids.slice(0, -1), 0);
+      return sequence;
+    },
+  };
+  const [told, ...events] = await collect(holding, plain);
+  assert.deepEqual(told, { type: "cached", tokens: 2 });
+  assert.deepEqual(events, await collect(tableDecoder(), plain));
+  assert.deepEqual(decoder.calls[1], { ids: [3], rows: 1, before: 2 });
 });
 
 test("a stop id ends the text without being part of it, and its log-probability is told", async () => {
@@ -186,7 +208,7 @@ test("aborting ends generation with `cancelled` and gives the cache back", async
     }
   })();
   await assert.rejects(run, (error) => error instanceof CodedError && error.code === "cancelled");
-  assert.equal(decoder.open, 0);
+  assert.equal(decoder.numOpen, 0);
   assert.equal(decoder.calls.length, 1);
 });
 
@@ -214,10 +236,10 @@ for (const [what, change, named] of [
 
 test("logits that are not finite are an error, never a token", async () => {
   const decoder = tableDecoder();
-  const broken: Decoder = {
+  const broken: PromptDecoder = {
     ...decoder,
-    start: (capacity) => ({
-      ...decoder.start(capacity),
+    open: async (prompt, signal) => ({
+      ...(await decoder.open(prompt, signal)),
       append: async () => [new LogitRow(Float32Array.of(1, NaN, 2))],
     }),
   };

@@ -27,6 +27,10 @@ function tableDecoder(vocabSize = vocab): TableDecoder {
         get length() {
           return held.get(context)?.length ?? 0;
         },
+        get room() {
+          return capacity;
+        },
+        fork: () => assert.fail("scoring forks nothing"),
         truncate: (length) => void held.set(context, (held.get(context) ?? []).slice(0, length)),
         close: () => void (held.delete(context) && decoder.open--),
       };
@@ -206,7 +210,10 @@ test("logits that are not finite are an error", async () => {
   // The table counts positions when it steps; this one does not, so the first logits it gives must end it.
   await assert.rejects(
     score(
-      { ...decoder, start: () => ({ length: 0, truncate: () => undefined, close: () => undefined }) },
+      {
+        ...decoder,
+        start: () => ({ ...tableDecoder().start(9), length: 0, truncate: () => undefined, close: () => undefined }),
+      },
       [{ ids: [1, 2], start: 1 }],
       never,
     ),

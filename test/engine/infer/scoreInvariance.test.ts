@@ -110,7 +110,7 @@ for (const [name, tfjs, load, skip] of backends) {
     before(async () => {
       await activateTfjs(tfjs);
       kernels = await load();
-      model = await loadServedModel(wide.checkpoint, kernels, 2);
+      model = await loadServedModel(wide.checkpoint, kernels, { threads: 2 });
       together = await model.score(own, signal);
       measured.set(name, together);
     });

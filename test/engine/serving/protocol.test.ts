@@ -16,8 +16,8 @@ const request = {
 
 test("messages of both ends are taken as they are", () => {
   for (const message of [
-    { type: "load", backends: null, checkpoint: {} },
-    { type: "load", backends: ["wasm"], checkpoint: {} },
+    { type: "load", backends: null, checkpoint: {}, cachePositions: 0 },
+    { type: "load", backends: ["wasm"], checkpoint: {}, cachePositions: 640 },
     { type: "generate", id: 0, request },
     { type: "cancel", id: 3 },
   ]) {
@@ -30,6 +30,7 @@ test("messages of both ends are taken as they are", () => {
     {
       type: "events",
       events: [
+        { id: 1, event: { type: "cached", tokens: 7 } },
         { id: 1, event: { type: "prompt", logprobs: [null] } },
         { id: 2, event: { type: "token", id: 4, logprobs: null } },
         { id: 1, event: { type: "end", reason: "stop", stopToken: null } },
@@ -51,8 +52,10 @@ test("anything else is no message", () => {
     [],
     {},
     { type: "__proto__" },
-    { type: "load", backends: "wasm", checkpoint: {} },
-    { type: "load", backends: [1], checkpoint: {} },
+    { type: "load", backends: "wasm", checkpoint: {}, cachePositions: 0 },
+    { type: "load", backends: [1], checkpoint: {}, cachePositions: 0 },
+    { type: "load", backends: null, checkpoint: {} },
+    { type: "load", backends: null, checkpoint: {}, cachePositions: -1 },
     { type: "generate", id: -1, request },
     { type: "generate", id: 0, request: null },
     { type: "generate", id: 0, request: { ...request, promptIds: "1" } },
@@ -69,6 +72,7 @@ test("anything else is no message", () => {
     { type: "events", events: [{ id: 1.5, event: { type: "token", id: 1 } }], steps: [] },
     { type: "events", events: [{ id: 1, event: { type: "token" } }], steps: [] },
     { type: "events", events: [{ id: 1, event: { type: "end", reason: "tired" } }], steps: [] },
+    { type: "events", events: [{ id: 1, event: { type: "cached", tokens: -1 } }], steps: [] },
     { type: "events", events: [{ id: 1, event: null }], steps: [] },
     { type: "events", events: [null], steps: [] },
     { type: "events", events: [] },
