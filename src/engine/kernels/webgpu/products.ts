@@ -3,9 +3,11 @@
  * process, the program follows from the shape: nothing here is chosen by timing. Within a family all programs add up in
  * the order of k, so that the bits of a row do not depend on how many there are.
  */
+import * as tf from "@tensorflow/tfjs";
 import { CodedError, invariant } from "../../../ops/errors.ts";
 import type { Gpu } from "./gpu.ts";
-import { laneColumns, laneProgram, laneRows, laneWidth } from "./laneProduct.ts";
+import { toHalf } from "./half.ts";
+import { fewLaneRows, laneColumns, laneProgram, laneRows, laneWidth } from "./laneProduct.ts";
 import type { MatrixOps } from "./matrixOps.ts";
 import { matrixProgram, tileFits } from "./matrixProduct.ts";
 import { endingName, endingOf, numbersOf, type Ending, type Product, type ProductShape } from "./product.ts";
@@ -69,13 +71,13 @@ export function planProducts(options: ProductOptions): PlanProduct {
     const { form, m, n } = shape;
     if (matrices) return matrices(shape, ending);
     const key = `${form}${endingName(ending)}`;
-    const isFew = form === "nt" && m <= mostRows && !ending.accumulate;
     if (family === "lanes") {
-      const rows = isFew ? (m === 1 ? 1 : mostRows) : laneRows;
-      const program = cached(`${key} ${rows}`, () => laneProgram({ form, rows, ending, f16 }));
+      const vectors = inVectors(shape) && [n, shape.yStart ?? 0].every((value) => value % 4 === 0);
+      const rows = form !== "tn" && m <= fewLaneRows ? fewLaneRows : laneRows;
+      const program = cached(`${key} ${rows} ${vectors}`, () => laneProgram({ form, rows, ending, vectors }));
       return { program, groups: [Math.ceil(n / laneColumns), Math.ceil(m / rows)] };
     }
-    if (isFew) {
+    if (form === "nt" && m <= mostRows && !ending.accumulate) {
       return {
         program: cached(`rows ${key}`, () => rowProgram(ending, f16)),
         groups: gridOf(Math.ceil(n / rowColumns)),
@@ -122,11 +124,20 @@ function inVectors(shape: ProductShape): boolean {
 /** @returns the function that computes products on `gpu`. */
 export function makeMultiply(gpu: Gpu, options: Omit<ProductOptions, "limits">): Multiply {
   const plan = planProducts({ ...options, limits: gpu.device.limits });
-  return (product) => {
+  const multiply: Multiply = (product) => {
     const { m, n, k, a, b, y, bias } = product;
     if (m === 0 || n === 0) return;
     invariant(k > 0, `a product of ${m} x ${k} and ${k} x ${n} has nothing to add up`);
     const { program, groups } = plan(product, endingOf(product));
     gpu.run(program, bias ? [a, b, bias, y] : [a, b, y], { groups, numbers: numbersOf(product) });
+  };
+  if (options.family !== "lanes" || !options.f16) return multiply;
+  // Rounding costs such a device dozens of operations: each operand is rounded once, before.
+  return (product) => {
+    const { m, n, k, aStart = 0, bStart = 0 } = product;
+    const a = toHalf(gpu, product.a, aStart, m * k);
+    const b = toHalf(gpu, product.b, bStart, n * k);
+    multiply({ ...product, a, b, aStart: 0, bStart: 0 });
+    tf.dispose([a, b]);
   };
 }
