@@ -1,13 +1,12 @@
 /**
- * Matrix products for devices of 8-wide subgroups, which are processors in disguise (llvmpipe). Their vectors hold one
- * number of each lane, and a load fills them lane by lane, behind a check of each address, whatever the addresses are:
- * it costs as much as dozens of multiplications, and uniform or neighbouring addresses are no cheaper. Two things
- * help. Four elements side by side cost a lane little more than one. And what is loaded is used often: a subgroup, which
- * is a workgroup, computes 32 columns of y, four in each lane, of 32 rows, whose elements of A it broadcasts from the
- * lanes that loaded them. More rows or more steps of k at once would no longer fit the cache of instructions.
+ * Matrix products for devices of 8-wide subgroups, which are processors in disguise (llvmpipe). Their vectors hold a
+ * number of each lane, and a load fills one lane by lane, with a check of each address: it costs as much as dozens of
+ * multiplications, and equal or neighbouring addresses make it no cheaper. Two things help. Four elements side by side
+ * cost a lane little more than one. And what is loaded is used often: a subgroup, which is a workgroup, computes 32
+ * columns of y, four in each lane, of 32 rows, whose elements of A it broadcasts from the lanes that loaded them. Code
+ * for more rows, or for more steps of k at once, no longer fits the cache of instructions and is slower.
  *
- * Few rows are computed by a program of 8 of them, in which each element of y is the same chain of fused
- * multiply-adds.
+ * Few rows have a program of 8, in which each element of y is the same chain of fused multiply-adds.
  */
 import { defineProgram, unrolled, type Program } from "./program.ts";
 import { endingName, productNumbers, type Ending, type Form } from "./product.ts";

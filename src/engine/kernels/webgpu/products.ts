@@ -40,7 +40,7 @@ const manyTiles = 128;
 
 export interface ProductOptions {
   readonly family: ProductFamily;
-  /** Operands are rounded to half precision; sums stay float32. */
+  /** The programs round operands to half precision, which those of `lanes` do not; sums stay float32. */
   readonly f16: boolean;
   /** The operations of the family `matrices`. */
   readonly matrices?: MatrixOps;
@@ -58,6 +58,7 @@ export type PlanProduct = (shape: ProductShape, ending: Ending) => ProductRun;
 /** @returns the function that says what computes a product; programs are made when they are first needed. */
 export function planProducts(options: ProductOptions): PlanProduct {
   const { family, f16 } = options;
+  invariant(family !== "lanes" || !f16, "products by lanes want operands that are rounded already");
   const programs = new Map<string, Program>();
   const cached = (key: string, make: () => Program): Program => {
     const known = programs.get(key);
@@ -121,9 +122,14 @@ function inVectors(shape: ProductShape): boolean {
     .every((value) => value % 4 === 0);
 }
 
-/** @returns the function that computes products on `gpu`. */
+/**
+ * @param options `f16`: operands are rounded to half precision, by whatever program
+ * @returns the function that computes products on `gpu`
+ */
 export function makeMultiply(gpu: Gpu, options: Omit<ProductOptions, "limits">): Multiply {
-  const plan = planProducts({ ...options, limits: gpu.device.limits });
+  // Rounding costs devices of lanes dozens of operations: each operand is rounded once, before.
+  const roundsBefore = options.family === "lanes" && options.f16;
+  const plan = planProducts({ ...options, f16: options.f16 && !roundsBefore, limits: gpu.device.limits });
   const multiply: Multiply = (product) => {
     const { m, n, k, a, b, y, bias } = product;
     if (m === 0 || n === 0) return;
@@ -131,10 +137,10 @@ export function makeMultiply(gpu: Gpu, options: Omit<ProductOptions, "limits">):
     const { program, groups } = plan(product, endingOf(product));
     gpu.run(program, bias ? [a, b, bias, y] : [a, b, y], { groups, numbers: numbersOf(product) });
   };
-  if (options.family !== "lanes" || !options.f16) return multiply;
-  // Rounding costs such a device dozens of operations: each operand is rounded once, before.
+  if (!roundsBefore) return multiply;
   return (product) => {
     const { m, n, k, aStart = 0, bStart = 0 } = product;
+    if (m === 0 || n === 0) return;
     const a = toHalf(gpu, product.a, aStart, m * k);
     const b = toHalf(gpu, product.b, bStart, n * k);
     multiply({ ...product, a, b, aStart: 0, bStart: 0 });
