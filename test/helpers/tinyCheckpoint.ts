@@ -57,9 +57,9 @@ function shapesOf(config: LlamaConfig): [name: string, shape: number[]][] {
 
 /** @returns the checkpoint and a function that removes its folder; `bytes` false leaves it without a tokenizer */
 export function tinyCheckpoint(
-  options: { id?: string; seed?: number; bytes?: boolean; config?: Partial<LlamaConfig> } = {},
+  options: { id?: string; seed?: number; bytes?: boolean; config?: Partial<LlamaConfig>; dtype?: "F32" | "BF16" } = {},
 ): { checkpoint: ResolvedCheckpoint; remove(): void } {
-  const { id = "ckpt_tiny", seed = 1, bytes = true } = options;
+  const { id = "ckpt_tiny", seed = 1, bytes = true, dtype = "F32" } = options;
   const config = { ...tinyConfig, ...options.config };
   const folder = mkdtempSync(join(tmpdir(), "cambium-tiny-"));
   const path = join(folder, "weights");
@@ -70,9 +70,10 @@ export function tinyCheckpoint(
     const count = shape.reduce((product, extent) => product * extent, 1);
     const values = seededStream(seed, name).fillNormal(new Float32Array(count), 0.4);
     if (shape.length === 1) values.fill(1);
-    parts.push(new Uint8Array(values.buffer));
-    tensors.push({ name, dtype: "F32", shape, blob: "weights", offset, sizeBytes: 4 * count, sha256: "" });
-    offset += 4 * count;
+    const stored = dtype === "F32" ? values : Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16);
+    parts.push(new Uint8Array(stored.buffer));
+    tensors.push({ name, dtype, shape, blob: "weights", offset, sizeBytes: stored.byteLength, sha256: "" });
+    offset += stored.byteLength;
   }
   writeFileSync(path, Buffer.concat(parts));
   const tokenizer = bytes ? { tokenizer: "bytes" as const } : {};

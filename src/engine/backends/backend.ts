@@ -46,6 +46,8 @@ export interface BackendOptions {
 export interface Backend {
   readonly name: string;
   readonly description: string;
+  /** Whether weights of bfloat16 stay in 16 bits while it generates and scores (`infer/servingMemory.ts`). */
+  readonly keepsHalf: boolean;
   /** Higher is preferred by `backend: "auto"` among those available. */
   readonly preference: number;
   /**

@@ -10,11 +10,17 @@ export interface TfjsBackendOptions extends Pick<Backend, "name" | "description"
   readonly compute: TfjsCompute;
 }
 
+/** Whether its kernels have the shared memory of `infer/teamModel.ts` beside them. */
+export function keepsHalf({ tfjs, kernels }: TfjsCompute): boolean {
+  return tfjs === "wasm" && kernels !== "reference";
+}
+
 /** @returns a backend that computes with tfjs. */
 export function createTfjsBackend({ compute, ...rest }: TfjsBackendOptions): Backend {
   const loaded = () => import("./tfjsCompute.ts");
   return {
     ...rest,
+    keepsHalf: keepsHalf(compute),
     async *train(work, signal) {
       yield* (await loaded()).runTraining(compute, work, signal);
     },

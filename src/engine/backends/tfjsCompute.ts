@@ -10,11 +10,11 @@ import { tokenizerOf } from "../../ops/manifest.ts";
 import { evaluate } from "../eval/evaluate.ts";
 import { loadServedModel } from "../infer/loadServedModel.ts";
 import type { ServedModelOptions } from "../infer/loadServedModel.ts";
+import { estimateServingMemory } from "../infer/servingMemory.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
 import { kernelsFor } from "../kernels/index.ts";
 import type { KernelChoice, LoadedKernels } from "../kernels/index.ts";
 import type { KernelVariant } from "../kernels/wasm/variants.ts";
-import { estimateServingMemory } from "../model/servingMemory.ts";
 import { loadTokenizerRef } from "../tokenizer/loadTokenizer.ts";
 import type { Model } from "../train/loss.ts";
 import { fitExpansion } from "../train/fitExpansion.ts";
@@ -22,6 +22,7 @@ import { train } from "../train/trainer.ts";
 import { compareLogits } from "./compareLogits.ts";
 import { guardEvents, guardModel } from "./guardWork.ts";
 import { startGradientThreads } from "./gradientThreads.ts";
+import { keepsHalf } from "./tfjsBackend.ts";
 import type { TfjsBackendName } from "./tfjsRuntime.ts";
 import { activateTfjs } from "./tfjsRuntime.ts";
 import type { WebgpuOptions } from "./webgpuDevice.ts";
@@ -112,7 +113,8 @@ export async function* runComparison(
   signal: AbortSignal,
 ): AsyncGenerator<WorkEvent, void, undefined> {
   const { kernels, faults } = await start(compute);
-  for (const { manifest } of [work.source, work.target]) checkFits(compute, manifest);
+  // Compared as tensors of tfjs.
+  for (const { manifest } of [work.source, work.target]) checkFits(compute, manifest, false);
   const comparing = compareLogits(work, kernels, signal);
   const result = await (faults?.guard(comparing) ?? comparing);
   await faults?.settle();
@@ -125,7 +127,7 @@ export async function load(
   checkpoint: ResolvedCheckpoint,
   options: Pick<ServedModelOptions, "cachePositions"> = {},
 ): Promise<ServedModel> {
-  checkFits(compute, checkpoint.manifest);
+  checkFits(compute, checkpoint.manifest, keepsHalf(compute));
   const { kernels, faults } = await start(compute);
   return guardModel(faults, await loadServedModel(checkpoint, kernels, { threads: compute.threads, ...options }));
 }
@@ -172,8 +174,12 @@ async function start({ tfjs, kernels, variant, webgpu }: TfjsCompute): Promise<S
   return { ...loaded, faults: gpu?.faults ?? null, ownMemory: gpu !== null && !gpu.adapter.software };
 }
 
-function checkFits({ memoryBytes, tfjs }: TfjsCompute, { config }: ResolvedCheckpoint["manifest"]): void {
-  const neededBytes = estimateServingMemory(config);
+function checkFits(
+  { memoryBytes, tfjs }: TfjsCompute,
+  manifest: ResolvedCheckpoint["manifest"],
+  isHalfKept: boolean,
+): void {
+  const neededBytes = estimateServingMemory(manifest, isHalfKept);
   if (memoryBytes === null || neededBytes <= memoryBytes) return;
   throw new CodedError("model_too_large", `the model needs about ${neededBytes} bytes, ${tfjs} has ${memoryBytes}`, {
     details: { neededBytes, availableBytes: memoryBytes },

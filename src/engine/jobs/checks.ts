@@ -8,13 +8,12 @@ import { CodedError, type ErrorCode } from "../../ops/errors.ts";
 import { tokenizerOf, type JsonObject } from "../../ops/manifest.ts";
 import { parseLlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import { confine } from "../checkpoint/confine.ts";
-import { estimateServingMemory } from "../model/servingMemory.ts";
 import type { Settings } from "../settings.ts";
 import type { EngineStore } from "../store/store.ts";
 import type { CheckpointRow, DatasetRow } from "../store/types.ts";
 import type { WorkerBackend } from "../store/workerTypes.ts";
 import { assertKnown } from "./backendChoice.ts";
-import { checkEvaluation } from "./evaluationPlan.ts";
+import { checkEvaluation, evaluationBytes } from "./evaluationPlan.ts";
 import { checkFit, fitBytes, fitDataset } from "./fitPlan.ts";
 import { checkTraining, trainingBytes } from "./trainingPlan.ts";
 import type {
@@ -67,7 +66,7 @@ const checks: Checks = {
   evaluation: async (request, context) => {
     const checkpoint = await findCheckpoint(context, request.checkpoint, "/checkpoint");
     await checkEvaluation(request, checkpoint, context.settings);
-    const needsBytes = estimateServingMemory(checkpoint.manifest.config);
+    const needsBytes = evaluationBytes(request, checkpoint, context.backends);
     await checkBackend("evaluation", request, needsBytes, context);
     const { evaluation: _given, ...asked } = request;
     return { request: { ...asked, checkpoint: checkpoint.id }, checkpoints: [checkpoint.id], datasets: [], needsBytes };

@@ -1,11 +1,15 @@
 /** From an evaluation request to the work of a backend: which task is in which file, and defaults. */
 import { CodedError } from "../../ops/errors.ts";
 import { tokenizerOf, type JsonObject, type ResolvedCheckpoint } from "../../ops/manifest.ts";
+import { getBackend, listBackends } from "../backends/index.ts";
 import type { EvaluateWork, TaskData } from "../backends/work.ts";
 import { checkNumFewshot, checkSeed, fewshotSeed } from "../eval/fewshot.ts";
+import { estimateServingMemory } from "../infer/servingMemory.ts";
 import type { Settings } from "../settings.ts";
 import type { CheckpointRow } from "../store/types.ts";
+import type { WorkerBackend } from "../store/workerTypes.ts";
 import type { EvaluationRequest } from "./requests.ts";
+import { backendFor, selectorOf } from "./selector.ts";
 import { findTaskData } from "./taskData.ts";
 
 /** As lm-evaluation-harness: enough for a standard error, and quick. */
@@ -33,6 +37,29 @@ export async function checkEvaluation(
   checkNumFewshot(request.num_fewshot ?? 0);
   checkSeed(request.seed ?? fewshotSeed);
   await findTaskData(request, settings);
+}
+
+/**
+ * @param backends what computes here; null where workers do, of which nothing is known
+ * @returns bytes that the model takes on the backend that will score it: fewer where bfloat16 stays in 16 bits
+ */
+export function evaluationBytes(
+  request: EvaluationRequest,
+  { manifest }: Pick<CheckpointRow, "manifest">,
+  backends: readonly WorkerBackend[] | null,
+): number {
+  const bytes = (name: string): number => estimateServingMemory(manifest, getBackend(name).keepsHalf);
+  const known = listBackends().map(({ name }) => name);
+  const asked = request.backend ?? "auto";
+  if (asked !== "auto") return known.includes(asked) ? bytes(asked) : estimateServingMemory(manifest, false);
+  // The number decides who is chosen: where it would be one that then needs more than it has, it is its number that
+  // counts, and another is chosen.
+  const least = estimateServingMemory(manifest, true);
+  const selector = selectorOf({ kind: "evaluation", request: {}, backend: null, needsBytes: least });
+  const chosen = backends && backendFor(selector, backends);
+  if (!chosen || chosen.memoryBytes === null) return least;
+  const needed = bytes(chosen.name);
+  return needed <= chosen.memoryBytes ? least : needed;
 }
 
 /** What an evaluation is given beside its request. */

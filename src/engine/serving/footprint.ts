@@ -1,9 +1,10 @@
 /**
- * How much memory serving a checkpoint will take, told before it is loaded: weights as float32, the key/value
+ * How much memory serving a checkpoint will take, told before it is loaded: the weights, the key/value
  * caches of the requests that may run together, and the process itself. Caches have a budget of positions: a request
  * takes those of its prompt and of what it may generate, so that many short requests or a few long ones fit.
  */
 import type { CheckpointManifest } from "../../ops/manifest.ts";
+import { weightBytes } from "../infer/servingMemory.ts";
 
 /** Node with tfjs and its kernels, before any weight. */
 const processBytes = 192 * 1024 * 1024;
@@ -26,8 +27,14 @@ export interface FootprintLimits {
   readonly maxMemoryBytes: number;
 }
 
-export function estimateFootprint({ config, tensors }: CheckpointManifest, limits: FootprintLimits): Footprint {
-  const weights = tensors.reduce((sum, { shape }) => sum + 4 * shape.reduce((n, extent) => n * extent, 1), 0);
+/** @param keepsHalf whether the backend that will serve it keeps weights of bfloat16 in 16 bits */
+export function estimateFootprint(
+  manifest: CheckpointManifest,
+  limits: FootprintLimits,
+  keepsHalf: boolean,
+): Footprint {
+  const { config } = manifest;
+  const weights = weightBytes(manifest, keepsHalf);
   const perPosition = 2 * 4 * config.numHiddenLayers * config.numKeyValueHeads * config.headDim;
   const longest = roundUp(config.maxPositionEmbeddings);
   const left = limits.maxMemoryBytes - processBytes - weights;

@@ -7,9 +7,11 @@
  * have room in its key/value caches.
  */
 import { CodedError } from "../../ops/errors.ts";
-import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import type { CheckpointManifest, ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
+import { listBackends } from "../backends/index.ts";
 import { estimateFootprint, positionsOf } from "./footprint.ts";
+import type { Footprint } from "./footprint.ts";
 import { Places } from "./places.ts";
 import type { Place } from "./places.ts";
 import type { PoolMetrics } from "./poolMetrics.ts";
@@ -64,6 +66,15 @@ export interface PoolOptions {
 /** @returns an empty pool; nothing is started before the first request. */
 export function createModelPool(options: PoolOptions): ModelPool {
   const limits = { ...defaultPoolLimits, ...options.limits };
+  // Where one that does not is chosen, a GPU holds the weights, or nothing that does works here.
+  const allowed = listBackends().filter(({ name }) => options.backends === null || options.backends.includes(name));
+  const keepsHalf = allowed.some((backend) => backend.keepsHalf);
+  const footprints = new WeakMap<CheckpointManifest, Footprint>();
+  const footprintOf = (manifest: CheckpointManifest): Footprint => {
+    const footprint = footprints.get(manifest) ?? estimateFootprint(manifest, limits, keepsHalf);
+    footprints.set(manifest, footprint);
+    return footprint;
+  };
   const places = new Places({
     limits,
     backends: options.backends,
@@ -78,7 +89,7 @@ export function createModelPool(options: PoolOptions): ModelPool {
     signal: AbortSignal,
     continued = false,
   ): AsyncGenerator<GenerateEvent> {
-    const footprint = estimateFootprint(checkpoint.manifest, limits);
+    const footprint = footprintOf(checkpoint.manifest);
     if (footprint.bytes > limits.maxMemoryBytes) {
       const sizes = `${footprint.bytes} bytes; models may take ${limits.maxMemoryBytes}`;
       throw new CodedError("model_too_large", `serving ${checkpoint.id} takes about ${sizes}`);

@@ -13,7 +13,7 @@ import { tinyCheckpoint } from "../../helpers/tinyCheckpoint.ts";
 
 const names = ["a", "b", "c"].map((name) => `ckpt_${name}`);
 const tiny = names.map((id, i) => tinyCheckpoint({ id, seed: i + 1, bytes: false, config: { eosTokenIds: [] } }));
-const { bytes } = estimateFootprint(tiny[0]!.checkpoint.manifest, defaultPoolLimits);
+const { bytes } = estimateFootprint(tiny[0]!.checkpoint.manifest, defaultPoolLimits, true);
 /** Room for two and a half. */
 const maxMemoryBytes = Math.floor(2.5 * bytes);
 let server: InferenceServer;
