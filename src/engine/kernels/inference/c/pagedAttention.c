@@ -1,12 +1,13 @@
 /*
  * causalAttention over a cache of pages of PAGE positions. A page of a sequence holds all layers; `layer` is the place
- * of this one in it, in bytes, where each key/value head has its keys turned, [H, PAGE], and behind them its values,
- * [PAGE, H]: so one query reads them in order and turns nothing. A page is a block of keys of attention.h, and the
- * steps and their order are those of attentionForward.c and attentionDecode.c, so a query has the same bytes.
+ * of this one in it, in bytes. There it has the keys of all heads, and behind them the values of all heads, both in
+ * blocks of NR positions: keys [PAGE / NR, K, H, NR], which are panels as tiles want them, values [PAGE / NR, K, NR, H].
+ * So what is held of a page, however little, is two stretches of memory that are read in order, and nothing is turned.
+ * A page is a block of keys of attention.h, and the steps and their order are those of attentionForward.c and
+ * attentionDecode.c, so a query has the same bytes.
  *
  * One call does some neighbouring key/value heads of one sequence: turns (rope) their new keys and the queries that
- * share them, puts keys and values in their pages, and attends. Where few queries go by themselves, what it reads of a
- * page, the keys and values of one head after the other, is one stretch of memory.
+ * share them, puts keys and values in their pages, and attends.
  */
 #include "../../wasm/c/attention.h"
 #include "../../wasm/c/direct.h"
@@ -20,8 +21,8 @@ EXPORT(page_positions) int pagePositions(void) { return PAGE; }
 
 /* Floats of scratch for paged_attention of `t` rows and `kvs` key/value heads, `heads` query heads to each. */
 EXPORT(paged_attention_scratch_floats) int pagedAttentionScratchFloats(int t, int kvs, int heads, int h) {
-  int alone = KEYS + 2 * kvs * heads;
-  return 2 * KEYS * h + KEYS * roundUp(h, NR) + QUERIES * KEYS + MR * KEYS + MR * NR + 2 * heads * t + alone;
+  int alone = (KEYS + 2) * kvs * heads;
+  return KEYS * h + KEYS * roundUp(h, NR) + QUERIES * KEYS + MR * KEYS + MR * NR + 2 * heads * t + alone;
 }
 
 /* Rotary embedding of one head, half-rotation layout, as rope.c does it; `y` may be `x`. */
@@ -36,66 +37,96 @@ INLINE void turn(const float *x, const float *cos, const float *sin, float *y, i
   }
 }
 
-/* Columns that are summed at once, in registers. */
+/* The pages of a sequence: where the first head of a call has its keys and values in one, and floats between blocks. */
+typedef struct {
+  const uint32_t *pages;
+  int keys, values, next;
+} Past;
+
+/* Keys or values of head `i` of a call, of a block of NR positions. */
+INLINE float *keysOf(Past p, int page, int i, int h) { return (float *)(p.pages[page] + p.keys) + i * h * NR; }
+INLINE float *valuesOf(Past p, int page, int i, int h) { return (float *)(p.pages[page] + p.values) + i * h * NR; }
+
+/* Query heads that meet a block of keys at once. */
+#define TOGETHER 4
+#define EACH_QUERY _Pragma("clang loop unroll(full)") for (int g = 0; g < queries; g++)
+
+/* Scores of `queries` (a constant) heads, q [queries, h], with the NR keys of a block: scores [queries, KEYS]. */
+INLINE void scoreBlock(const int queries, int h, const float *q, const float *keys, float *scores) {
+  v128_t sum[TOGETHER][NR / 4];
+  EACH_QUERY EACH_VECTOR sum[g][v] = SPLAT(0.0f);
+  for (int i = 0; i < h; i++, keys += NR) {
+    v128_t key[NR / 4];
+    EACH_VECTOR key[v] = load(keys + 4 * v);
+    EACH_QUERY {
+      v128_t x = wasm_v128_load32_splat(q + g * h + i);
+      EACH_VECTOR sum[g][v] = MADD(x, key[v], sum[g][v]);
+    }
+  }
+  EACH_QUERY EACH_VECTOR store(scores + g * KEYS + 4 * v, sum[g][v]);
+}
+
+/* Sums that go on at once, in registers. */
 #define WIDE (4 * NR)
 #define EACH_WIDE _Pragma("clang loop unroll(full)") for (int v = 0; v < WIDE / 4; v++)
 
-/* c[n] += sum over k of a[k] b[k][n], each chain going on from c; b is read in order, row by row. */
-INLINE void addColumns(int n, int k, const float *a, const float *b, int ldb, float *c) {
+/* out[h] += sum over positions of weights[position] values[position], values [positions, h], read in order. */
+INLINE void addValues(int positions, int h, const float *weights, const float *values, float *out) {
   int j = 0;
-  for (; j + WIDE <= n; j += WIDE) {
+  for (; j + WIDE <= h; j += WIDE) {
     v128_t sum[WIDE / 4];
-    EACH_WIDE sum[v] = load(c + j + 4 * v);
-    const float *p = b + j;
-    for (int t = 0; t < k; t++, p += ldb) {
-      v128_t x = wasm_v128_load32_splat(a + t);
+    EACH_WIDE sum[v] = load(out + j + 4 * v);
+    const float *p = values + j;
+    for (int t = 0; t < positions; t++, p += h) {
+      v128_t x = wasm_v128_load32_splat(weights + t);
       EACH_WIDE sum[v] = MADD(x, load(p + 4 * v), sum[v]);
     }
-    EACH_WIDE store(c + j + 4 * v, sum[v]);
+    EACH_WIDE store(out + j + 4 * v, sum[v]);
   }
-  if (j < n) directColumns(1, n - j, k, a, k, b + j, ldb, c + j, n);
+  if (j < h) directColumns(1, h - j, positions, weights, positions, values + j, h, out + j, h);
 }
 
-typedef struct {
-  const uint32_t *pages;
-  int place, bytes; /* of the first head's keys in a page, and from one head's to its values' and to the next head's */
-} Past;
-
-INLINE const float *keysOf(Past p, int block, int kv) {
-  return (const float *)(p.pages[block] + p.place + 2 * kv * p.bytes);
-}
-INLINE const float *valuesOf(Past p, int block, int kv) {
-  return (const float *)(p.pages[block] + p.place + (2 * kv + 1) * p.bytes);
+/* The scores of `heads` queries, q [heads, h], with a block of keys: scores [heads, KEYS]. */
+INLINE void scoreHeads(int heads, int h, const float *q, const float *keys, float *scores) {
+  int g = 0;
+  for (; g + TOGETHER <= heads; g += TOGETHER) scoreBlock(TOGETHER, h, q + g * h, keys, scores + g * KEYS);
+  for (; g < heads; g++) scoreBlock(1, h, q + g * h, keys, scores + g * KEYS);
 }
 
 /* One query position of `kvs` groups of `heads` heads; q and out [kvs * heads, h]. */
 INLINE void attendOne(Exp e, Past past, int kvs, int heads, int h, int seen, const float *q, float *out,
                       float *scratch) {
   int all = kvs * heads;
-  float *scores = scratch, *max = scores + KEYS, *sum = max + all;
+  float *scores = scratch, *max = scores + all * KEYS, *sum = max + all;
   float scale = 1.0f / __builtin_sqrtf((float)h);
   for (int g = 0; g < all; g++) max[g] = NEG_INFINITY, sum[g] = 0.0f;
   fillZero(out, all * h);
-  for (int j0 = 0; j0 < seen; j0 += KEYS) {
-    int kb = minInt(seen - j0, KEYS);
-    for (int g = 0; g < all; g++) {
-      int kv = g / heads;
-      for (int i = 0; i < KEYS; i += 4) store(scores + i, SPLAT(0.0f));
-      addColumns(kb, h, q + g * h, keysOf(past, j0 / KEYS, kv), PAGE, scores);
-      softmaxStep(e, scores, kb, scale, max + g, sum + g, out + g * h, h);
-      addColumns(h, kb, scores, valuesOf(past, j0 / KEYS, kv), h, out + g * h);
+  for (int page = 0; page * PAGE < seen; page++) {
+    int kb = minInt(seen - page * PAGE, PAGE);
+    for (int j = 0; j < kb; j += NR) {
+      for (int i = 0; i < kvs; i++) {
+        const float *keys = keysOf(past, page, i, h) + j / NR * past.next;
+        scoreHeads(heads, h, q + i * heads * h, keys, scores + i * heads * KEYS + j);
+      }
+    }
+    for (int g = 0; g < all; g++) softmaxStep(e, scores + g * KEYS, kb, scale, max + g, sum + g, out + g * h, h);
+    for (int j = 0; j < kb; j += NR) {
+      for (int g = 0; g < all; g++) {
+        const float *values = valuesOf(past, page, g / heads, h) + j / NR * past.next;
+        addValues(minInt(kb - j, NR), h, scores + g * KEYS + j, values, out + g * h);
+      }
     }
   }
   for (int g = 0; g < all; g++) softmaxEnd(max[g], sum[g], out + g * h, h);
 }
 
 typedef struct {
-  float *keys, *values, *queries, *scores, *panel, *spare, *max, *sum;
+  float *values, *queries, *scores, *panel, *spare, *max, *sum;
 } Room;
 
 /* As `weigh` of attentionForward.c: what all rows of a panel see as a tile, the few keys more one row at a time. */
-static void weighPage(Room x, const float *weights, int m, int first, int kb, const float *v, float *out, int ldo,
-                      int h) {
+static void weighPage(Room x, const float *weights, int m, int first, int kb, const float *v, int next, float *out,
+                      int ldo, int h) {
   int common = minInt(first < 0 ? 0 : first, kb);
   if (common > 0) {
     packRows(x.panel, weights, KEYS, m, common, MR);
@@ -103,31 +134,40 @@ static void weighPage(Room x, const float *weights, int m, int first, int kb, co
   }
   for (int i = 1; i < m; i++) {
     int own = minInt(first + i, kb);
-    if (own <= common) continue;
-    directColumns(1, h, own - common, weights + i * KEYS + common, KEYS, v + common * h, h, out + i * ldo, ldo);
+    for (int k = common; k < own; k++) {
+      addValues(1, h, weights + i * KEYS + k, v + k / NR * next + k % NR * h, out + i * ldo);
+    }
   }
 }
 
-/* Queries of one head against the packed page; row i of the m sees first + i of its keys. */
-static void meetPage(Room x, const float *v, int h, const float *q, int ldq, float *out, int ldo, int m, int first,
-                     int kb, float *max, float *sum) {
+/* Queries of one head against a page; row i of the m sees first + i of its keys. */
+static void meetPage(Room x, const float *keys, const float *v, int next, int h, const float *q, int ldq, float *out,
+                     int ldo, int m, int first, int kb, float *max, float *sum) {
   packBlock(x.queries, q, ldq, 1, m, h, MR);
-  tiles(x.queries, x.keys, h, m, minInt(kb, first + m - 1), h, x.scores, KEYS, STORE, x.spare);
+  tiles(x.queries, keys, next / NR, m, minInt(kb, first + m - 1), h, x.scores, KEYS, STORE, x.spare);
   Exp e = makeExp();
   float scale = 1.0f / __builtin_sqrtf((float)h);
   for (int i = 0; i < m; i++) {
     softmaxStep(e, x.scores + i * KEYS, minInt(first + i, kb), scale, max + i, sum + i, out + i * ldo, h);
   }
   for (int i = 0; i < m; i += MR) {
-    weighPage(x, x.scores + i * KEYS, minInt(m - i, MR), first + i, kb, v, out + i * ldo, ldo, h);
+    weighPage(x, x.scores + i * KEYS, minInt(m - i, MR), first + i, kb, v, next, out + i * ldo, ldo, h);
   }
 }
 
-/* All queries of the group of key/value head `kv`. */
-INLINE void attendMany(Past past, int kv, int t, int heads, int h, int offset, const float *q, int ldq, float *out, int ldo,
+/* The values of `kb` positions as tiles want them: panels [h / NR, kb, NR]. */
+INLINE void packValues(float *panels, const float *v, int next, int kb, int h) {
+  for (int j = 0; j < h; j += NR, panels += kb * NR) {
+    for (int k = 0; k < kb; k += NR) {
+      packColumns(panels + k * NR, v + k / NR * next + j, h, h - j, minInt(kb - k, NR), NR);
+    }
+  }
+}
+
+/* All queries of the group of head `i` of the call. */
+INLINE void attendMany(Past past, int i, int t, int heads, int h, int offset, const float *q, int ldq, float *out, int ldo,
                        float *at) {
   Room x;
-  x.keys = at, at += KEYS * h;
   x.queries = at, at += QUERIES * h;
   x.values = at, at += KEYS * roundUp(h, NR);
   x.scores = at, at += QUERIES * KEYS;
@@ -135,18 +175,17 @@ INLINE void attendMany(Past past, int kv, int t, int heads, int h, int offset, c
   x.spare = at, at += MR * NR;
   x.max = at, at += heads * t;
   x.sum = at;
-  for (int i = 0; i < heads * t; i++) x.max[i] = NEG_INFINITY, x.sum[i] = 0.0f;
+  for (int row = 0; row < heads * t; row++) x.max[row] = NEG_INFINITY, x.sum[row] = 0.0f;
   for (int row = 0; row < t; row++) fillZero(out + row * ldo, heads * h);
   for (int j0 = 0; j0 < offset + t; j0 += KEYS) {
     int kb = minInt(offset + t - j0, KEYS), start = j0 > offset ? j0 - offset : 0;
-    const float *v = valuesOf(past, j0 / KEYS, kv);
-    packBlock(x.keys, keysOf(past, j0 / KEYS, kv), PAGE, 0, kb, h, NR);
-    packBlock(x.values, v, h, 0, h, kb, NR);
+    const float *keys = keysOf(past, j0 / KEYS, i, h), *v = valuesOf(past, j0 / KEYS, i, h);
+    packValues(x.values, v, past.next, kb, h);
     for (int g = 0; g < heads; g++) {
       for (int t0 = start; t0 < t; t0 += QUERIES) {
         int m = minInt(t - t0, QUERIES), first = offset + t0 - j0 + 1;
-        meetPage(x, v, h, q + t0 * ldq + g * h, ldq, out + t0 * ldo + g * h, ldo, m, first, kb, x.max + g * t + t0,
-                 x.sum + g * t + t0);
+        meetPage(x, keys, v, past.next, h, q + t0 * ldq + g * h, ldq, out + t0 * ldo + g * h, ldo, m, first, kb,
+                 x.max + g * t + t0, x.sum + g * t + t0);
       }
     }
   }
@@ -158,24 +197,25 @@ INLINE void attendMany(Past past, int kv, int t, int heads, int h, int offset, c
 }
 
 /*
- * `kvs` key/value heads from `kv` on of one sequence, whose t new positions follow `offset` held. q [t, ldq] and out
- * [t, ldo] from the first of the query heads that share them, `heads` each; k and v [t, ldk] from the first of those
- * heads; cos and sin [t, h / 2].
+ * `kvs` key/value heads from `kv` on, of `allKvs`, of one sequence whose t new positions follow `offset` held.
+ * q [t, ldq] and out [t, ldo] from the first of the query heads that share them, `heads` each; k and v [t, ldk] from
+ * the first of those heads; cos and sin [t, h / 2].
  */
 EXPORT(paged_attention)
-void pagedAttention(int t, int kvs, int heads, int h, int offset, int kv, int layer, const uint32_t *pages, float *q,
-                    int ldq, float *k, const float *v, int ldk, const float *cos, const float *sin, float *out,
-                    int ldo, float *scratch) {
-  int bytes = PAGE * h * 4;
-  Past past = {pages, layer + 2 * kv * bytes, bytes};
+void pagedAttention(int t, int kvs, int heads, int h, int offset, int kv, int allKvs, int layer, const uint32_t *pages,
+                    float *q, int ldq, float *k, const float *v, int ldk, const float *cos, const float *sin,
+                    float *out, int ldo, float *scratch) {
+  int first = layer + kv * h * NR * 4;
+  Past past = {pages, first, first + PAGE * allKvs * h * 4, allKvs * h * NR};
   for (int row = 0; row < t; row++) {
-    int block = (offset + row) / PAGE, place = (offset + row) % PAGE;
+    int page = (offset + row) / PAGE, block = (offset + row) % PAGE / NR * past.next, lane = (offset + row) % NR;
     const float *c = cos + row * (h / 2), *s = sin + row * (h / 2);
     for (int i = 0; i < kvs; i++) {
-      float *own = k + row * ldk + i * h, *key = (float *)keysOf(past, block, i) + place;
+      float *own = k + row * ldk + i * h, *key = keysOf(past, page, i, h) + block + lane;
       turn(own, c, s, own, h);
-      for (int j = 0; j < h; j++) key[j * PAGE] = own[j];
-      __builtin_memcpy((float *)valuesOf(past, block, i) + place * h, v + row * ldk + i * h, (uint32_t)h * 4);
+      for (int j = 0; j < h; j++) key[j * NR] = own[j];
+      float *value = valuesOf(past, page, i, h) + block + lane * h;
+      __builtin_memcpy(value, v + row * ldk + i * h, (uint32_t)h * 4);
     }
     for (int g = 0; g < kvs * heads; g++) turn(q + row * ldq + g * h, c, s, q + row * ldq + g * h, h);
   }
