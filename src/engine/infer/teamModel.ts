@@ -21,6 +21,7 @@ import { TeamMember, controlWords } from "../kernels/inference/team.ts";
 import type { InferenceKernels } from "../kernels/kernels.ts";
 import { openBlas } from "../kernels/native/blas.ts";
 import type { TeamLlama, TeamThread } from "../model/teamLlama.ts";
+import { fewRows, paneled } from "../model/teamLlama.ts";
 import type { BatchDecoder } from "./decoder.ts";
 import { teamDecoder } from "./teamDecoder.ts";
 import { mostStepRows, planWords } from "./teamPlan.ts";
@@ -99,18 +100,20 @@ export async function openTeamModel(
   const own = scratch();
   const products = new PanelProducts(c, blas, own.productScratch);
   const thread: TeamThread = {
-    ...{ member: new TeamMember(words, threads), threads, c, products, scratch: own.attentionScratch },
+    ...{ member: new TeamMember(words, threads), threads, c, products },
+    ...{ scratch: own.attentionScratch, normed: own.normed },
   };
   return { decoder: teamDecoder(config, heap, thread, model, plan), memoryBytes, close };
 }
 
-type Scratch = Pick<TeamThreadData, "productScratch" | "attentionScratch">;
+type Scratch = Pick<TeamThreadData, "productScratch" | "attentionScratch" | "normed">;
 
 function takeScratch(heap: SharedHeap, c: InferenceFunctions, model: TeamLlama, blas: boolean): Scratch {
   const { hiddenSize, intermediateSize, numHeads, numKeyValueHeads, headDim } = model;
   const mostInputs = Math.max(hiddenSize, intermediateSize, numHeads * headDim);
   return {
     productScratch: heap.take(panelScratchFloats(c, mostInputs, blas) * 4),
+    normed: heap.take(fewRows * paneled(hiddenSize) * 4),
     attentionScratch: heap.take(
       c.paged_attention_scratch_floats(mostStepRows, numKeyValueHeads, numHeads / numKeyValueHeads, headDim) * 4,
     ),

@@ -21,11 +21,12 @@ export interface TeamThreadData {
   readonly blas: boolean;
   readonly threads: number;
   readonly model: TeamLlama;
-  /** Addresses: the team's control words, the plan, and scratch of this thread's own for products and attention. */
+  /** Addresses: the team's control words, the plan, and scratch of this thread's own: for products, attention, normed rows. */
   readonly control: number;
   readonly plan: number;
   readonly productScratch: number;
   readonly attentionScratch: number;
+  readonly normed: number;
 }
 
 async function start(): Promise<void> {
@@ -34,7 +35,7 @@ async function start(): Promise<void> {
   const products = new PanelProducts(c, blas ? await openBlas(memory) : null, at.productScratch);
   const member = new TeamMember(new Int32Array(memory.buffer, at.control, controlWords), threads);
   const plan = new Int32Array(memory.buffer, at.plan, planWords);
-  const thread = { member, threads, c, products, scratch: at.attentionScratch };
+  const thread = { member, threads, c, products, scratch: at.attentionScratch, normed: at.normed };
   parentPort?.postMessage({ type: "ready" });
   member.follow(
     () => readPlan(plan),

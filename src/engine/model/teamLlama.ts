@@ -81,14 +81,15 @@ export interface TeamThread {
   readonly threads: number;
   readonly c: InferenceFunctions;
   readonly products: PanelProducts;
-  /** This thread's own, for attention. */
+  /** This thread's own: for attention, and `fewRows` rows of the width of the model. */
   readonly scratch: number;
+  readonly normed: number;
 }
 
-/** Rows of a part of what is split by rows. */
-const rowsOfPart = 16;
+/** So many rows are one part of what is split by rows; each thread norms them for itself rather than wait for another. */
+export const fewRows = 16;
 /** Parts of attention for each thread, at least, where there are so many heads. */
-const attentionParts = 4;
+const attentionParts = 2;
 /** Outputs of a part of a product, at least: four panels, which one row takes at once. */
 const leastOutputs = 64;
 
@@ -119,7 +120,7 @@ export function placesOf(
 }
 
 /** @returns so many columns in whole panels of any build. */
-function paneled(columns: number): number {
+export function paneled(columns: number): number {
   return Math.ceil(columns / 16) * 16;
 }
 
@@ -133,43 +134,38 @@ export function runTeamStep(thread: TeamThread, model: TeamLlama, step: TeamStep
     c.panel_row(ids[row]!, hiddenSize, embedding.wide ? 1 : 0, embedding.at, rowAt(places.x, row));
   });
   model.layers.forEach((layer, index) => layerStep(thread, model, layer, index, step));
-  byRows(member, wanted.length, (row) => {
-    c.rms_norm_forward(1, hiddenSize, eps, rowAt(places.x, wanted[row]!), model.norm, rowAt(places.normed, row));
-  });
   if (wanted.length === 0) return;
-  project(thread, wanted.length, places.normed, [[model.head, places.logits]]);
+  const normed = norm(thread, wanted.length, places.normed, (row, to) => {
+    c.norm_rows(1, hiddenSize, eps, rowAt(places.x, wanted[row]!), 0, model.norm, to, 0);
+  });
+  project(thread, wanted.length, normed, [[model.head, places.logits]]);
   computeBlocks(member, c, wanted.length, model.head.outputs, places.logits);
 }
 
 /** x + attention(norm(x)), then that + mlp(norm(that)), in place. */
 function layerStep(thread: TeamThread, model: TeamLlama, layer: TeamLayer, index: number, step: TeamStep): void {
-  const { member, c, products } = thread;
-  const { x, normed, q, k, v, mixed, gate, up, added } = step.places;
+  const { c, products } = thread;
+  const { x, q, k, v, mixed, gate, up, added } = step.places;
   const rows = step.ids.length;
-  const norm = (gain: number): void =>
-    byRows(member, rows, (row) => {
-      c.rms_norm_forward(1, model.hiddenSize, model.eps, rowAt(x, row), gain, rowAt(normed, row));
+  const normedBy = (gain: number): Rows =>
+    norm(thread, rows, step.places.normed, (row, to) => {
+      c.norm_rows(1, model.hiddenSize, model.eps, rowAt(x, row), 0, gain, to, 0);
     });
   /** Adds outputs of a product to the stream. */
   const addToStream = (first: number, outputs: number): void => {
     const own = Math.min(outputs, model.hiddenSize - first);
-    for (let row = 0; row < rows; row++) c.add_in_place(own, rowAt(x, row) + first * 4, rowAt(added, row) + first * 4);
+    c.add_rows(rows, own, x.at + first * 4, x.stride, added.at + first * 4, added.stride);
   };
-  norm(layer.inputNorm);
-  project(thread, rows, normed, [
+  project(thread, rows, normedBy(layer.inputNorm), [
     [layer.q, q],
     [layer.k, k],
     [layer.v, v],
   ]);
   attend(thread, model, index, step);
   project(thread, rows, mixed, [[layer.o, added]], addToStream);
-  norm(layer.postNorm);
-  project(thread, rows, normed, [[layer.gate, gate]], (first, outputs, inputs) => {
+  project(thread, rows, normedBy(layer.postNorm), [[layer.gate, gate]], (first, outputs, inputs) => {
     products.part(inputs, layer.up, up, first / products.width, outputs / products.width);
-    for (let row = 0; row < rows; row++) {
-      const at = rowAt(gate, row) + first * 4;
-      c.swiglu_forward(outputs, at, rowAt(up, row) + first * 4, at);
-    }
+    c.swiglu_rows(rows, outputs, gate.at + first * 4, up.at + first * 4, gate.stride);
   });
   project(thread, rows, gate, [[layer.down, added]], addToStream);
 }
@@ -242,8 +238,26 @@ export function layerPageBytes(c: InferenceFunctions, { numKeyValueHeads, headDi
   return 2 * numKeyValueHeads * c.page_positions() * headDim * 4;
 }
 
+/**
+ * Has `ofRow` write rows of the width of the model, `shared` by all threads, or few of them by each for itself: what it
+ * reads may then change under a thread that comes late, to which no part of the product with them is left.
+ * @returns the rows
+ */
+function norm(
+  { member, normed }: TeamThread,
+  rows: number,
+  shared: Rows,
+  ofRow: (row: number, to: number) => void,
+): Rows {
+  const isOwn = rows <= fewRows;
+  const to = isOwn ? { at: normed, stride: shared.stride } : shared;
+  if (isOwn) for (let row = 0; row < rows; row++) ofRow(row, rowAt(to, row));
+  else byRows(member, rows, (row) => ofRow(row, rowAt(to, row)));
+  return to;
+}
+
 function byRows(member: TeamMember, rows: number, work: (row: number) => void): void {
-  const size = Math.max(rowsOfPart, Math.ceil(rows / mostParts));
+  const size = Math.max(fewRows, Math.ceil(rows / mostParts));
   member.each(Math.ceil(rows / size), (part) => {
     for (let row = part * size; row < Math.min(rows, (part + 1) * size); row++) work(row);
   });

@@ -24,9 +24,9 @@ export interface InferenceFunctions {
   readonly paged_attention_scratch_floats: Reckoner;
   readonly paged_attention: Procedure;
   readonly row_blocks: Procedure;
-  readonly rms_norm_forward: Procedure;
-  readonly swiglu_forward: Procedure;
-  readonly add_in_place: Procedure;
+  readonly norm_rows: Procedure;
+  readonly swiglu_rows: Procedure;
+  readonly add_rows: Procedure;
 }
 
 /** @returns the functions of one build on `memory`, which is shared. */

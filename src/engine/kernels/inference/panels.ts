@@ -79,7 +79,7 @@ export class PanelProducts {
     if (bias === 0) return;
     const own = Math.min(panels * this.width, w.outputs - first * this.width);
     const added = bias + first * this.width * 4;
-    for (let row = 0; row < inputs.rows; row++) this.#c.add_in_place(own, to + row * y.stride * 4, added);
+    this.#c.add_rows(inputs.rows, own, to, y.stride, added, 0);
   }
 
   #byKernel(

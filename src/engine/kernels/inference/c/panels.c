@@ -40,7 +40,10 @@ EXPORT(panel_scratch_floats) int panelScratchFloats(void) { return TURNS_WIDE * 
 #define EACH_PANEL _Pragma("clang loop unroll(full)") for (int p = 0; p < 4; p++)
 #define EACH_LINE _Pragma("clang loop unroll(full)") for (int r = 0; r < lines; r++)
 
-/* How `rows` are cut: `more` groups of `size` + 1 rows, then some of `size`, each for `depth` inputs before the next. */
+/*
+ * How `rows` are cut: groups of `size` rows, the last `more` of `size` + 1, each for `depth` inputs before the next. The
+ * first is the one that waits for the memory, and the smallest.
+ */
 typedef struct {
   int count, size, more, depth;
 } Groups;
@@ -51,7 +54,7 @@ INLINE Groups groupsOf(int rows, int wide) {
   return (Groups){count, size, rows - count * size, takeTurns ? TURN_BYTES / (NR * (wide ? 4 : 2)) : KC};
 }
 
-INLINE int linesOf(Groups groups, int group) { return groups.size + (group < groups.more); }
+INLINE int linesOf(Groups groups, int group) { return groups.size + (group >= groups.count - groups.more); }
 
 /* The NR weights of one input; `wide`: float32, else two to a word. */
 INLINE void weightsAt(const int wide, const uint32_t *w, v128_t *out) {

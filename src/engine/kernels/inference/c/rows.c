@@ -1,6 +1,27 @@
 /*
- * What a step does between its products, a row or a piece of one at a time: the functions of training's kernels, built
- * once more for memory that threads share.
+ * What a step does between its products, on rows that need not lie one after the other: training's kernels row by row,
+ * and the addition of what a layer gives to the stream, of which no gradient is kept. `ldx` and the like are floats
+ * from one row to the next.
  */
 #include "../../wasm/c/rmsNorm.c"
 #include "../../wasm/c/swiglu.c"
+
+EXPORT(norm_rows)
+void normRows(int rows, int d, float eps, const float *x, int ldx, const float *gain, float *y, int ldy) {
+  for (int row = 0; row < rows; row++) rmsNormForward(1, d, eps, x + row * ldx, gain, y + row * ldy);
+}
+
+/* gate becomes silu(gate) * up. */
+EXPORT(swiglu_rows) void swigluRows(int rows, int size, float *gate, const float *up, int ld) {
+  for (int row = 0; row < rows; row++) swigluForward(size, gate + row * ld, up + row * ld, gate + row * ld);
+}
+
+/* x += y; ldy 0: the same y for every row. */
+EXPORT(add_rows) void addRows(int rows, int size, float *x, int ldx, const float *y, int ldy) {
+  for (int row = 0; row < rows; row++, x += ldx, y += ldy) {
+    for (int i = 0; i < size; i += 4) {
+      int n = minInt(size - i, 4);
+      storePart(x + i, ADD(loadPart(x + i, n), loadPart(y + i, n)), n);
+    }
+  }
+}
