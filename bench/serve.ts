@@ -7,6 +7,7 @@
  *   log-probabilities and as answers in one piece; and what a token takes of the processors in each process;
  * - the request rate at which 16 clients that always ask saturate it, then the time to first token when requests come
  *   at random times (Poisson) at half of that rate, beside that of a request alone (`--load 0` leaves it out);
+ * - with `--costs N`, N rounds of what requests and tokens take of the server (`lib/requestCosts.ts`);
  * - with `--shared N`, N rounds of prompts that begin alike (`lib/sharedPrompts.ts`).
  *
  * With `--crowd N`, 200 clients for N seconds on a small model, a third of which hang up (`lib/manyClients.ts`);
@@ -20,13 +21,22 @@ import type { Ask } from "./lib/inferenceLoad.ts";
 import { manyClients } from "./lib/manyClients.ts";
 import { median, optionsOf, shapes } from "./lib/model.ts";
 import { cpuSeconds, millisecondsEach } from "./lib/processTimes.ts";
+import { requestCosts } from "./lib/requestCosts.ts";
 import { sharedPrompts } from "./lib/sharedPrompts.ts";
 
-const options = optionsOf({ shape: "m", backends: "native,wasm", rounds: "5", load: "15", shared: "0", crowd: "0" });
+const options = optionsOf({
+  shape: "m",
+  backends: "native,wasm",
+  rounds: "5",
+  load: "15",
+  shared: "0",
+  costs: "0",
+  crowd: "0",
+});
 const together = 16;
 const numberOf = (name: keyof typeof options): number => Number(options[name]);
 const [rounds, loadSeconds, crowdSeconds] = [numberOf("rounds"), numberOf("load"), numberOf("crowd")];
-const sharedRounds = numberOf("shared");
+const [sharedRounds, costRounds] = [numberOf("shared"), numberOf("costs")];
 
 async function register(url: string, name: string, shape: (typeof shapes)[string]): Promise<void> {
   const config = {
@@ -155,6 +165,7 @@ for (const backend of options["backends"]!.split(",").filter((name) => name !== 
     console.log(`\nshape ${options["shape"]!}, backend ${backend}`);
     if (rounds > 0) for (const way of ways) await throughput(server, shape.V, way);
     if (loadSeconds > 0) await latency(server.url, shape.V);
+    if (costRounds > 0) await requestCosts(server, costRounds, (number, count) => ask(number, 8, count, shape.V));
     if (sharedRounds > 0) await sharedPrompts(server.url, sharedRounds, (seed, count) => ids(seed, count, shape.V));
   } finally {
     await server.stop();

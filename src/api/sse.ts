@@ -52,21 +52,31 @@ export function eventStream(
 class EventPump {
   readonly #source: AsyncIterator<ServerEvent>;
   readonly #gone = new AbortController();
-  readonly #options: StreamOptions;
   readonly #encoder = new TextEncoder();
+  readonly #heartbeatMs: number;
+  readonly #stalledMs: number;
+  readonly #onEnd: (() => void) | undefined;
   /** The next event, asked for already: kept over heartbeats. */
   #next: Promise<IteratorResult<ServerEvent>> | null = null;
-  #stalled: NodeJS.Timeout | undefined;
+  /** Gives the client that waits for the source a heartbeat; null while it is the client that is waited for. */
+  #beat: (() => void) | null = null;
+  /** When that wait began, of either kind, ms. */
+  #since = 0;
+  /** One for all waits, which looks now and then what is due: one for each event would cost more than the event. */
+  #timer: NodeJS.Timeout | undefined;
   #ended = false;
 
   constructor(start: (signal: AbortSignal) => AsyncIterable<ServerEvent>, signal: AbortSignal, options: StreamOptions) {
-    this.#options = options;
+    this.#heartbeatMs = options.heartbeatMs ?? defaultHeartbeatMs;
+    this.#stalledMs = options.stalledMs ?? defaultStalledMs;
+    this.#onEnd = options.onEnd;
     this.#source = start(AbortSignal.any([signal, this.#gone.signal]))[Symbol.asyncIterator]();
   }
 
   readable(): ReadableStream<Uint8Array> {
     return new ReadableStream<Uint8Array>(
       {
+        start: (controller) => this.#look(controller),
         pull: (controller) => this.#pull(controller),
         cancel: () => this.#end(),
       },
@@ -75,8 +85,8 @@ class EventPump {
   }
 
   async #pull(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
-    clearTimeout(this.#stalled);
     this.#next ??= this.#source.next();
+    this.#since = performance.now();
     const text = await this.#nextText(this.#next).catch((error: unknown) => {
       this.#end();
       throw error;
@@ -88,20 +98,34 @@ class EventPump {
       return;
     }
     controller.enqueue(this.#encoder.encode(text));
-    this.#stalled = setTimeout(() => this.#drop(controller), this.#options.stalledMs ?? defaultStalledMs);
-    this.#stalled.unref();
+    this.#beat = null;
+    this.#since = performance.now();
   }
 
   /** @returns an event, a heartbeat, or null at the end. */
-  async #nextText(next: Promise<IteratorResult<ServerEvent>>): Promise<string | null> {
-    let timer: NodeJS.Timeout | undefined;
-    const silence = new Promise<"silence">((resolve) => {
-      timer = setTimeout(() => resolve("silence"), this.#options.heartbeatMs ?? defaultHeartbeatMs);
+  #nextText(next: Promise<IteratorResult<ServerEvent>>): Promise<string | null> {
+    return new Promise((resolve, reject) => {
+      this.#beat = () => resolve(heartbeat);
+      next.then((item) => {
+        // After a heartbeat the same event is waited for again: it is given to that wait.
+        if (this.#next === next) this.#next = null;
+        resolve(item.done === true ? null : formatEvent(item.value));
+      }, reject);
     });
-    const first = await Promise.race([next, silence]).finally(() => clearTimeout(timer));
-    if (first === "silence") return heartbeat;
-    this.#next = null;
-    return first.done === true ? null : formatEvent(first.value);
+  }
+
+  /** Does what is due, and looks again when something may be. */
+  #look(controller: ReadableStreamDefaultController<Uint8Array>): void {
+    const limitMs = this.#beat === null ? this.#stalledMs : this.#heartbeatMs;
+    let leftMs = this.#since === 0 ? limitMs : this.#since + limitMs - performance.now();
+    if (leftMs <= 0) {
+      if (this.#beat === null) return this.#drop(controller);
+      this.#beat();
+      leftMs = this.#heartbeatMs;
+    }
+    // Who is waited for may change meanwhile, and with it what is due.
+    this.#timer = setTimeout(() => this.#look(controller), Math.min(leftMs, this.#heartbeatMs, this.#stalledMs));
+    this.#timer.unref();
   }
 
   #drop(controller: ReadableStreamDefaultController<Uint8Array>): void {
@@ -114,10 +138,10 @@ class EventPump {
   #end(): void {
     if (this.#ended) return;
     this.#ended = true;
-    clearTimeout(this.#stalled);
+    clearTimeout(this.#timer);
     this.#gone.abort();
     this.#next?.catch(() => undefined);
     void this.#source.return?.().catch(() => undefined);
-    this.#options.onEnd?.();
+    this.#onEnd?.();
   }
 }

@@ -181,6 +181,18 @@ describe("server-sent events", () => {
     assert.match(text, /^(: still here\n\n){2,3}data: x\n\n$/);
   });
 
+  test("silence after an event is filled too, and an event sets no timer", async (t) => {
+    const timers = t.mock.method(globalThis, "setTimeout");
+    async function* source(): AsyncGenerator<ServerEvent> {
+      for (let i = 0; i < 500; i++) yield { data: "x" };
+      await sleep(90);
+      yield { data: "y" };
+    }
+    const text = await eventStream(source, never, { heartbeatMs: 20 }).text();
+    assert.match(text, /^(data: x\n\n){500}(: still here\n\n){2,4}data: y\n\n$/);
+    assert.ok(timers.mock.callCount() < 20, `${timers.mock.callCount()} timers`);
+  });
+
   test("a client that takes nothing is dropped", async () => {
     let ended = false;
     async function* source(): AsyncGenerator<ServerEvent> {

@@ -14,8 +14,8 @@ import { chatChunks, renderConversation, wholeChat } from "./inferenceChat.ts";
 import { completionChunks, wholeCompletion } from "./inferenceCompletion.ts";
 import type { InferenceJob } from "./inferenceJob.ts";
 import { choiceDeltas } from "./inferenceJob.ts";
-import type { InferenceModel } from "./inferenceModel.ts";
-import { findModel, presentModel, requireTokenizer } from "./inferenceModel.ts";
+import type { FindModel, InferenceModel } from "./inferenceModel.ts";
+import { createFindModel, presentModel, requireTokenizer } from "./inferenceModel.ts";
 import { chatPrompt, readPrompts, wrong } from "./inferencePrompt.ts";
 import { streamChunks } from "./inferenceStream.ts";
 import { createTokenizerHandlers } from "./inferenceTokenizer.ts";
@@ -40,7 +40,8 @@ export function createInferenceHandlers(
   tokenizers: Tokenizers = createTokenizers(),
 ): InferenceHandlers {
   const { store } = deps;
-  const parts = { ...deps, tokenizers, stopTokens: createStopTokens() };
+  const findModel = createFindModel(store);
+  const parts = { ...deps, findModel, tokenizers, stopTokens: createStopTokens() };
   return {
     async listModels({ query }) {
       const { limit, after } = query;
@@ -51,19 +52,20 @@ export function createInferenceHandlers(
     getModel: async ({ path }) => ({ status: 200, body: presentModel(await store.checkpoints.get(path.model)) }),
     createCompletion: completionHandler(parts),
     createChatCompletion: chatHandler(parts),
-    ...createTokenizerHandlers(store, tokenizers),
+    ...createTokenizerHandlers(findModel, tokenizers),
   };
 }
 
 interface Parts extends InferenceDeps {
+  readonly findModel: FindModel;
   readonly tokenizers: Tokenizers;
   readonly stopTokens: ReturnType<typeof createStopTokens>;
 }
 
 function completionHandler(parts: Parts): Handler<"createCompletion"> {
-  const { store, tokenizers } = parts;
+  const { findModel, tokenizers } = parts;
   return async ({ body, signal }) => {
-    const model = await findModel(store, body.model);
+    const model = await findModel(body.model);
     const prompts = await readPrompts(body.prompt, body.echo && body.logprobs !== null, model, tokenizers);
     if (prompts.length * body.n > maxChoices) {
       throw wrong("/n", `times ${prompts.length} prompts is ${prompts.length * body.n} choices; at most ${maxChoices}`);
@@ -93,9 +95,9 @@ function completionHandler(parts: Parts): Handler<"createCompletion"> {
 }
 
 function chatHandler(parts: Parts): Handler<"createChatCompletion"> {
-  const { store, tokenizers } = parts;
+  const { findModel, tokenizers } = parts;
   return async ({ body, signal }) => {
-    const model = await findModel(store, body.model);
+    const model = await findModel(body.model);
     const source = requireTokenizer(model);
     const tokenizer = await loadTokenizer(model, tokenizers);
     const options = { id: model.row.id, tokenizer, addGenerationPrompt: true };

@@ -1,6 +1,9 @@
 /**
  * From what a client calls a model (an id, a name, or nothing where there is only one) to the checkpoint and its
  * tokenizer. Requests to the engine are made elsewhere.
+ *
+ * Each request asks the database which checkpoint is meant, so that one that was deleted or renamed, by whatever
+ * process, is so at once. Where the files of a checkpoint lie is asked now and then.
  */
 import { CodedError } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
@@ -20,10 +23,30 @@ export interface InferenceModel {
  * @param reference null where the client named none
  * @throws not_found, invalid_request when none is named and there are several
  */
-export async function findModel(store: Store, reference: string | null): Promise<InferenceModel> {
-  const row = reference === null ? await onlyCheckpoint(store) : await store.checkpoints.get(reference);
-  const checkpoint = await store.checkpoints.resolve(row);
-  return { row, checkpoint, tokenizer: tokenizerSource(checkpoint) };
+export type FindModel = (reference: string | null) => Promise<InferenceModel>;
+
+/** How long files are believed to lie where they lay, ms: they move when their directory is registered anew. */
+const trustMs = 5_000;
+/** Checkpoints remembered. */
+const maxResolved = 256;
+
+interface Resolved extends Omit<InferenceModel, "row"> {
+  readonly untilMs: number;
+}
+
+export function createFindModel(store: Store, now: () => number = Date.now): FindModel {
+  /** By id: what it tells of a checkpoint but its files' places never changes. */
+  const resolved = new Map<string, Resolved>();
+  return async (reference) => {
+    const row = reference === null ? await onlyCheckpoint(store) : await store.checkpoints.get(reference);
+    const known = resolved.get(row.id);
+    if (known && known.untilMs > now()) return { row, checkpoint: known.checkpoint, tokenizer: known.tokenizer };
+    const checkpoint = await store.checkpoints.resolve(row);
+    const found = { checkpoint, tokenizer: tokenizerSource(checkpoint) };
+    if (resolved.size >= maxResolved) resolved.clear();
+    resolved.set(row.id, { ...found, untilMs: now() + trustMs });
+    return { row, ...found };
+  };
 }
 
 async function onlyCheckpoint(store: Store): Promise<CheckpointRow> {

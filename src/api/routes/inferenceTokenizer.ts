@@ -1,18 +1,17 @@
 /** The tokenizer routes that vLLM has and lm-evaluation-harness asks for. */
 import type { Tokenizers } from "../../engine/serving/tokenizers.ts";
-import type { Store } from "../../engine/store/types.ts";
 import type { HandlersOf, Schemas } from "../handlers.ts";
 import { renderConversation } from "./inferenceChat.ts";
-import type { InferenceModel } from "./inferenceModel.ts";
-import { findModel, requireTokenizer } from "./inferenceModel.ts";
+import type { FindModel, InferenceModel } from "./inferenceModel.ts";
+import { requireTokenizer } from "./inferenceModel.ts";
 import { checkLength, wrong } from "./inferencePrompt.ts";
 
 export type TokenizerOperations = "tokenize" | "detokenize" | "getTokenizerInfo";
 
-export function createTokenizerHandlers(store: Store, tokenizers: Tokenizers): HandlersOf<TokenizerOperations> {
+export function createTokenizerHandlers(findModel: FindModel, tokenizers: Tokenizers): HandlersOf<TokenizerOperations> {
   return {
     async tokenize({ body }) {
-      const model = await findModel(store, body.model ?? null);
+      const model = await findModel(body.model ?? null);
       const source = requireTokenizer(model);
       const [text, addSpecialTokens] = await textToTokenize(body, model, tokenizers);
       const [tokens = []] = await tokenizers.encode(source, [text], addSpecialTokens);
@@ -20,11 +19,11 @@ export function createTokenizerHandlers(store: Store, tokenizers: Tokenizers): H
       return { status: 200, body: { tokens, count: tokens.length, max_model_len } };
     },
     async detokenize({ body }) {
-      const source = requireTokenizer(await findModel(store, body.model ?? null));
+      const source = requireTokenizer(await findModel(body.model ?? null));
       return { status: 200, body: { prompt: await tokenizers.decode(source, body.tokens) } };
     },
     async getTokenizerInfo({ query }) {
-      const model = await findModel(store, query.model ?? null);
+      const model = await findModel(query.model ?? null);
       const tokenizer = await tokenizers.load(requireTokenizer(model));
       const { bosToken, eosToken, padToken, unkToken } = tokenizer.specialTokens;
       return {

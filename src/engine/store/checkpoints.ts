@@ -13,6 +13,7 @@ import { isForeignKeyViolation } from "./failures.ts";
 import { isId, newId } from "./ids.ts";
 import { deleteCheckpoint, lineageOf } from "./lineage.ts";
 import { ManifestCache } from "./manifestCache.ts";
+import type { Constants } from "./manifestCache.ts";
 import { checkpointParents, checkpoints } from "./schema.ts";
 import type { CheckpointRow, CheckpointStore, NewCheckpoint } from "./types.ts";
 
@@ -174,39 +175,40 @@ function countsOf(manifest: CheckpointManifest): {
 async function complete(db: Database, rows: readonly SlimRow[], manifests: ManifestCache): Promise<CheckpointRow[]> {
   if (rows.length === 0) return [];
   const ids = rows.map((row) => row.id);
-  const found = await findManifests(db, ids, manifests);
-  const edges = await db
-    .select()
-    .from(checkpointParents)
-    .where(inArray(checkpointParents.child, ids))
-    .orderBy(checkpointParents.position);
-  const parents = new Map<string, CheckpointRow["parents"][number][]>(ids.map((id) => [id, []]));
-  for (const edge of edges) parents.get(edge.child)?.push({ checkpoint: edge.parent, relation: edge.relation });
+  const found = await findConstants(db, ids, manifests);
   return rows.flatMap((row) => {
-    const manifest = found.get(row.id);
-    return manifest ? [{ ...row, manifest, parents: parents.get(row.id) ?? [] }] : [];
+    const constants = found.get(row.id);
+    return constants ? [{ ...row, ...constants }] : [];
   });
 }
 
-async function findManifests(
+async function findConstants(
   db: Database,
   ids: readonly string[],
   manifests: ManifestCache,
-): Promise<Map<string, CheckpointManifest>> {
-  const found = new Map<string, CheckpointManifest>();
+): Promise<Map<string, Constants>> {
+  const found = new Map<string, Constants>();
   for (const id of ids) {
-    const manifest = manifests.get(id);
-    if (manifest) found.set(id, manifest);
+    const constants = manifests.get(id);
+    if (constants) found.set(id, constants);
   }
   const missing = ids.filter((id) => !found.has(id));
   if (missing.length === 0) return found;
+  const edges = await db
+    .select()
+    .from(checkpointParents)
+    .where(inArray(checkpointParents.child, missing))
+    .orderBy(checkpointParents.position);
+  // After the edges: a checkpoint found here was there with all of its own, which came with it and go with it.
   const rows = await db
     .select({ id: checkpoints.id, manifest: checkpoints.manifest })
     .from(checkpoints)
     .where(inArray(checkpoints.id, missing));
   for (const { id, manifest } of rows) {
-    manifests.set(id, manifest);
-    found.set(id, manifest);
+    const own = edges.filter(({ child }) => child === id);
+    const constants = { manifest, parents: own.map(({ parent, relation }) => ({ checkpoint: parent, relation })) };
+    manifests.set(id, constants);
+    found.set(id, constants);
   }
   return found;
 }

@@ -2,10 +2,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ManifestCache } from "../../../src/engine/store/manifestCache.ts";
+import type { Constants } from "../../../src/engine/store/manifestCache.ts";
 import type { CheckpointManifest } from "../../../src/ops/manifest.ts";
 
-const manifest = (tensors: number): CheckpointManifest =>
-  ({ tensors: Array.from({ length: tensors }, () => ({})) }) as unknown as CheckpointManifest;
+const manifest = (tensors: number): Constants => {
+  const held = { tensors: Array.from({ length: tensors }, () => ({})) } as unknown as CheckpointManifest;
+  return { manifest: held, parents: [] };
+};
 
 test("what was unused for longest goes first, and a manifest just read stays", () => {
   const cache = new ManifestCache();
