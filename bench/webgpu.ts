@@ -11,7 +11,8 @@ import { startWebgpu } from "../src/engine/backends/webgpuRuntime.ts";
 import { createWebgpuKernels } from "../src/engine/kernels/webgpu/createWebgpuKernels.ts";
 import { Gpu } from "../src/engine/kernels/webgpu/gpu.ts";
 import type { Kernels } from "../src/engine/kernels/kernels.ts";
-import { familyOf, makeMultiply } from "../src/engine/kernels/webgpu/products.ts";
+import { deviceMatrices, type MatrixOps } from "../src/engine/kernels/webgpu/matrixOps.ts";
+import { familyOf, makeMultiply, type Multiply } from "../src/engine/kernels/webgpu/products.ts";
 import { defineProgram, unrolled } from "../src/engine/kernels/webgpu/program.ts";
 import { AdamW } from "../src/engine/train/adamw.ts";
 import { deferredUpdates } from "../src/engine/train/deferredUpdates.ts";
@@ -33,6 +34,7 @@ await activateTfjs("webgpu");
 const clock = GpuClock.on(device);
 const gpu = new Gpu();
 const family = familyOf(gpu.device);
+const [matrices, noMatrices] = matricesHere();
 const rounds = Number(asked["rounds"]);
 const peer = await openTorchPeer(asked["python"]!);
 const never = new AbortController().signal;
@@ -42,6 +44,7 @@ const updatesARound = adapter.software ? 1 : 8;
 const soakParts = 4;
 
 console.log(`${adapter.name} (${adapter.description}); ${adapter.features.join(", ") || "no features"}; ${family}`);
+console.log(`matrices of subgroups: ${matrices?.name ?? noMatrices}`);
 console.log(`peer: ${peer ? `${peer.name}, ${peer.cuda ? "CUDA" : "no CUDA"}` : "no PyTorch"}`);
 await products(peer);
 for (const name of (asked["shapes"] || (adapter.software ? "s" : "s,124m,1.1b")).split(",")) {
@@ -52,6 +55,15 @@ for (const name of (asked["shapes"] || (adapter.software ? "s" : "s,124m,1.1b"))
 peer?.close();
 await faults.settle();
 process.exit(0);
+
+/** What multiplies halves by matrices of subgroups (tensor cores), or why nothing does. */
+function matricesHere(): [MatrixOps, null] | [null, string] {
+  try {
+    return [deviceMatrices(gpu.device, gpu.matrixConfigs), null];
+  } catch (error) {
+    return [null, (error as Error).message];
+  }
+}
 
 /** Seconds of the fastest of a few runs of `work`, device included. */
 async function fastest(work: () => void): Promise<number> {
@@ -95,6 +107,12 @@ async function products(torch: TorchPeer | null): Promise<void> {
   console.log(
     `\nmultiply-adds without memory: ${most.toFixed(1)} GFLOP/s; products of squares, GFLOP/s and share of that`,
   );
+  const multiplications: [string, Multiply][] = [["f32", makeMultiply(gpu, { family, f16: false })]];
+  const hasHalves = device.features.has("shader-f16");
+  if (hasHalves) multiplications.push(["f16 inputs", makeMultiply(gpu, { family, f16: true })]);
+  if (matrices) {
+    multiplications.push(["f16 by matrices", makeMultiply(gpu, { family: "matrices", f16: true, matrices })]);
+  }
   const sizes = (asked["sizes"] || (adapter.software ? "256,512" : "1024,2048,4096,8192")).split(",").map(Number);
   for (const n of sizes) {
     const [a, b] = [tf.randomNormal([n, n]), tf.randomNormal([n, n])];
@@ -104,13 +122,10 @@ async function products(torch: TorchPeer | null): Promise<void> {
       const share = `${((100 * rate) / most).toFixed(0)} %`.padStart(7);
       console.log(`  ${String(n).padStart(5)} ${title.padEnd(24)} ${rate.toFixed(1).padStart(10)} ${share}`);
     };
-    for (const form of ["nt", "nn", "tn"] as const) {
-      const multiply = makeMultiply(gpu, { family, f16: false });
-      row(`${form} f32`, await fastest(() => multiply({ form, m: n, n, k: n, a, b, y })));
-    }
-    if (device.features.has("shader-f16")) {
-      const multiply = makeMultiply(gpu, { family, f16: true });
-      row("nt f16 inputs", await fastest(() => multiply({ form: "nt", m: n, n, k: n, a, b, y })));
+    for (const [kind, multiply] of multiplications) {
+      for (const form of ["nt", "nn", "tn"] as const) {
+        row(`${form} ${kind}`, await fastest(() => multiply({ form, m: n, n, k: n, a, b, y })));
+      }
     }
     if (asked["stock"] === "1") {
       const stock = (): void => tf.dispose(tf.matMul(a as tf.Tensor2D, b as tf.Tensor2D, false, true));
@@ -141,6 +156,7 @@ async function training(name: string, shape: Shape, torch: TorchPeer | null): Pr
   const mine = await createWebgpuKernels();
   const ways: Kernels[] = [mine];
   if (device.features.has("shader-f16")) ways.push(await createWebgpuKernels({ f16: true }));
+  if (matrices) ways.push(await createWebgpuKernels({ family: "matrices", f16: true }));
   if (asked["stock"] === "1") ways.push(stockKernels);
   const times = new Map<string, number[]>(ways.map((kernels) => [kernels.name, []]));
   let share: number | null = null;
