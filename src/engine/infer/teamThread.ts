@@ -21,7 +21,7 @@ export interface TeamThreadData {
   readonly blas: boolean;
   readonly threads: number;
   readonly model: TeamLlama;
-  /** Addresses: the team's control words, the plan, and scratch of this thread's own: for products, attention, normed rows. */
+  /** Addresses: the team's control words, the plan, and of this thread's own for products, attention, normed rows. */
   readonly control: number;
   readonly plan: number;
   readonly productScratch: number;

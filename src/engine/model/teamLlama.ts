@@ -86,7 +86,7 @@ export interface TeamThread {
   readonly normed: number;
 }
 
-/** So many rows are one part of what is split by rows; each thread norms them for itself rather than wait for another. */
+/** So many rows are one part of what is split by rows; each thread norms them for itself and waits for no other. */
 export const fewRows = 16;
 /** Parts of attention for each thread, at least, where there are so many heads. */
 const attentionParts = 2;
