@@ -57,12 +57,19 @@ describe("one number for one document", () => {
     );
   };
 
-  for (const backend of ["cpu", "wasm", "native"]) {
+  for (const backend of ["cpu", "wasm", "native", "webgpu"]) {
     test(`${backend}: evaluations and completions give the same bits, in any company and order`, async (t) => {
-      const { available, reason } = await getBackend(backend).probe();
+      const { available, reason } = await getBackend(backend).probe({ measure: backend === "webgpu" });
       if (!available) return t.skip(reason ?? "not available");
       pool = createModelPool({ backends: [backend] });
       t.after(() => pool.close());
+      // Completions take a software GPU, which is what CI has, only where it is said.
+      const software = process.env["WEBGPU_SOFTWARE"];
+      process.env["WEBGPU_SOFTWARE"] = "auto";
+      t.after(() => {
+        if (software === undefined) delete process.env["WEBGPU_SOFTWARE"];
+        else process.env["WEBGPU_SOFTWARE"] = software;
+      });
       const request = { checkpoint: "base", tasks: ["piqa"], backend, bootstrap_iterations: 0 };
       const { result } = await api.work("/v1/evaluations", request);
       const evaluation = (await api.call("GET", `/v1/evaluations/${result.evaluation}`)).body;
@@ -81,7 +88,7 @@ describe("one number for one document", () => {
     const wasm = measured.get("wasm");
     assert.ok(wasm);
     for (const [backend, logged] of measured) {
-      const bound = backend === "cpu" ? tolerance : 0;
+      const bound = ["cpu", "webgpu"].includes(backend) ? tolerance : 0;
       logged.forEach((value, i) => assert.ok(Math.abs(value - wasm[i]!) <= bound, `${backend}: ${value}, ${wasm[i]}`));
     }
   });

@@ -174,6 +174,10 @@ describe("workers on several machines", { ...needsPostgres(), concurrency: farBa
         const saved = async () => (await call(`/v1/jobs/${job.id}/events?type=checkpoint`)).data.length as number;
         await until(saved, (count) => count > 0);
         const first = await workerOf(farWorker.pid);
+        assert.deepEqual([first.state, first.current_jobs], ["alive", [job.id]]);
+        assert.ok(Date.now() - Date.parse(first.heartbeat_at) < 15_000, first.heartbeat_at);
+        const { device, memory_bytes } = first.backends.find(({ name }: { name: string }) => name === far);
+        assert.ok(device.length > 0 && memory_bytes > 0, JSON.stringify(first.backends));
         await end(farWorker, "SIGKILL");
         const before = await saved();
         const moved = await until(
