@@ -201,7 +201,9 @@ async function training(name: string, shape: Shape, torch: TorchPeer | null): Pr
     console.log(`  ${`PyTorch f32 ${compiled ? "compiled" : "eager"}`.padEnd(24)} ${rate.toFixed(1).padStart(10)}`);
   }
   console.log(`  share of wall time in which the device computes: ${share === null ? "not known" : share.toFixed(3)}`);
-  await soak(Number(asked["soak"]), (count) => step(mine, count));
+  for (const kernels of ways.filter((kernels) => kernels !== stockKernels)) {
+    await soak(Number(asked["soak"]), kernels.name, (count) => step(kernels, count));
+  }
   for (const { updates, dispose } of trainers.values()) {
     await updates.close();
     dispose();
@@ -223,15 +225,16 @@ function trainerOf(model: Model & { weights: Map<string, tf.Variable> }): { upda
 }
 
 /** Updates upon updates: what the device holds must not grow. */
-async function soak(updates: number, step: (count: number) => Promise<number>): Promise<void> {
+async function soak(updates: number, name: string, step: (count: number) => Promise<number>): Promise<void> {
   if (updates === 0) return;
+  console.log(`  ${name}`);
   const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
   const held = (): string => {
     const device = `${tf.memory().numTensors} tensors, ${buffers.numBytesAllocated} bytes of the device`;
     return `${device}; ${mib(process.memoryUsage().rss)} resident`;
   };
   for (let part = 0; part <= soakParts; part++) {
-    console.log(`  after ${Math.round((part * updates) / soakParts)} updates ${held()}`);
+    console.log(`    after ${Math.round((part * updates) / soakParts)} updates ${held()}`);
     if (part < soakParts) await step(Math.ceil(updates / soakParts));
   }
 }

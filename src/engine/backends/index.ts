@@ -31,6 +31,9 @@ export function getBackend(name: string, options: BackendOptions = {}): Backend 
   throw new CodedError("backend_unavailable", `there is no backend ${JSON.stringify(name)}; there are ${known}`);
 }
 
+/** Why `auto` does not take a backend that is available. */
+export const byNameOnly = "a software adapter, taken by name only unless WEBGPU_SOFTWARE is auto";
+
 /**
  * The backend to use for a request.
  * @param name a backend's, or `auto` for the most preferred that works here
@@ -51,7 +54,7 @@ export async function chooseBackend(
   const probed = await Promise.all(candidates.map(async (backend) => ({ backend, probe: await backend.probe() })));
   const best = probed.find(({ probe }) => probe.available && (name !== "auto" || probe.automatic !== false));
   if (best) return best.backend;
-  const reasons = probed.map(({ backend, probe }) => `${backend.name}: ${probe.reason ?? "by name only"}`).join("; ");
+  const reasons = probed.map(({ backend, probe }) => `${backend.name}: ${probe.reason ?? byNameOnly}`).join("; ");
   const why = reasons || "BACKENDS allows none that this version has";
   throw new CodedError("backend_unavailable", `backend ${name} is not available: ${why}`);
 }

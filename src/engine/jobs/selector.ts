@@ -10,6 +10,7 @@ import { CodedError } from "../../ops/errors.ts";
 import type { JsonObject } from "../../ops/manifest.ts";
 import type { QueuedJob } from "../store/jobTypes.ts";
 import type { WorkerBackend, WorkerRow } from "../store/workerTypes.ts";
+import { byNameOnly } from "../backends/index.ts";
 import type { ReducedPrecision } from "../backends/work.ts";
 import type { JobKind } from "./requests.ts";
 
@@ -140,7 +141,8 @@ export function pickBackend(selector: Selector, backends: readonly WorkerBackend
   const named = backends.filter((backend) => isAsked(selector, backend));
   const large = named.filter((backend) => canCompute(selector, backend));
   if (large.length > 0) throw tooLarge(selector, large, backends);
-  const why = named.map((backend) => `${backend.name}: ${refusalOf(selector, backend)}`).join("; ");
+  const candidates = asked === "auto" ? backends : named;
+  const why = candidates.map((backend) => `${backend.name}: ${refusalOf(selector, backend)}`).join("; ");
   throw new CodedError(
     "backend_unavailable",
     `backend ${asked} is not available: ${why || "it is not among BACKENDS"}`,
@@ -148,9 +150,14 @@ export function pickBackend(selector: Selector, backends: readonly WorkerBackend
 }
 
 /** Why a backend that does not serve does not. */
-function refusalOf({ precision }: Selector, { name, available, reason, precisions }: WorkerBackend): string {
-  if (!available || !precision) return reason ?? "no reason given";
-  return precisions?.[precision] ?? `${name} does not train with precision ${precision}`;
+function refusalOf(selector: Selector, backend: WorkerBackend): string {
+  const { precision } = selector;
+  const { name, available, reason, precisions } = backend;
+  if (!available) return reason ?? "no reason given";
+  if (precision && precisions?.[precision] !== null) {
+    return precisions?.[precision] ?? `${name} does not train with precision ${precision}`;
+  }
+  return isAsked(selector, backend) ? (reason ?? "no reason given") : byNameOnly;
 }
 
 /** @param all among which one that was not asked for may have room */

@@ -133,6 +133,12 @@ describe("a worker", () => {
     const unavailable = { code: "backend_unavailable", message: /webgpu: no adapter/ };
     assert.throws(pick(job("training", { backend: "webgpu" }), off), unavailable);
     assert.throws(pick(job("training", { backend: "native" }), off), { message: /not among BACKENDS/ });
+    // `auto` says of each backend why it is not the one: what could be named instead, too
+    const software = { ...backend("webgpu", 30, gib), automatic: false, precisions: { mixed_f16: null } };
+    assert.throws(pick(job("training"), [software]), { message: /auto is not available: webgpu: .*by name only/ });
+    assert.throws(pick(job("training", { precision: "mixed_f16" }), [software, ...cpuOnly]), {
+      message: /webgpu: .*by name only.*; .*wasm: wasm does not train with precision mixed_f16/,
+    });
   });
 });
 
