@@ -33,6 +33,12 @@ interface Entry {
   readonly waiters: Set<() => void>;
 }
 
+/** What somebody holds of a prompt. */
+interface Held {
+  readonly entry: Entry;
+  readonly length: number;
+}
+
 export class SharedPrompts implements PromptDecoder {
   readonly maxLength: number;
   readonly vocabSize: number;
@@ -50,14 +56,16 @@ export class SharedPrompts implements PromptDecoder {
   }
 
   async open(prompt: Prompt, signal: AbortSignal): Promise<Sequence> {
-    while (!prompt.isScored) {
-      const coming = this.#coming(prompt.ids);
+    const { ids, capacity, isScored } = prompt;
+    let held = isScored ? null : this.#longest(ids);
+    while (!isScored) {
+      const coming = this.#coming(ids, held?.length ?? 0);
       if (coming === null) break;
       await progressOf(coming, signal);
       throwIfCancelled(signal);
+      held = this.#longest(ids);
     }
-    const sequence = this.#begin(prompt, signal);
-    const { ids, capacity } = prompt;
+    const sequence = this.#begin(prompt, held, signal);
     const entry: Entry = {
       ...{ sequence, ids: ids.slice(0, sequence.length), reading: ids },
       ...{ positions: inSteps(capacity), isKept: false, waiters: new Set<() => void>() },
@@ -84,9 +92,8 @@ export class SharedPrompts implements PromptDecoder {
   }
 
   /** @throws out_of_memory */
-  #begin({ ids, capacity, isScored }: Prompt, signal: AbortSignal): ForkableSequence {
-    for (;;) {
-      const held = isScored ? null : this.#longest(ids);
+  #begin({ ids, capacity }: Prompt, longest: Held | null, signal: AbortSignal): ForkableSequence {
+    for (let held = longest; ; held = held && this.#longest(ids)) {
       try {
         if (held === null) return this.#decoder.start(capacity, signal);
         const fork = held.entry.sequence.fork(held.length, capacity, signal);
@@ -126,11 +133,15 @@ export class SharedPrompts implements PromptDecoder {
     if (entry.isKept || !this.#entries.delete(entry)) return;
     const { ids, sequence } = entry;
     wake(entry);
-    const kept = [...this.#entries].filter(({ isKept }) => isKept);
-    const larger = kept.find((other) => commonLength(other.ids, ids) === ids.length);
-    if (larger) this.#touch(larger);
-    if (larger || this.#positions === 0 || ids.length < leastShared) return sequence.close();
-    for (const other of kept.filter((one) => commonLength(one.ids, ids) === one.ids.length)) {
+    if (this.#positions === 0 || ids.length < leastShared) return sequence.close();
+    for (const other of this.#entries) {
+      if (!other.isKept) continue;
+      const common = commonLength(other.ids, ids);
+      if (common === ids.length) {
+        this.#touch(other);
+        return sequence.close();
+      }
+      if (common < other.ids.length) continue;
       this.#entries.delete(other);
       other.sequence.close();
     }
@@ -155,18 +166,18 @@ export class SharedPrompts implements PromptDecoder {
   }
 
   /** @returns who holds most of what the ids begin with, and how much of it. */
-  #longest(ids: readonly number[]): { entry: Entry; length: number } | null {
-    let best: { entry: Entry; length: number } | null = null;
+  #longest(ids: readonly number[]): Held | null {
+    let best: Held | null = null;
     for (const entry of this.#entries) {
+      if (entry.ids.length <= (best?.length ?? 0)) continue;
       const length = Math.min(commonLength(entry.ids, ids), ids.length - 1);
       if (length >= leastShared && length > (best?.length ?? 0)) best = { entry, length };
     }
     return best;
   }
 
-  /** @returns one that will soon hold enough more of the beginning than any does now to be waited for. */
-  #coming(ids: readonly number[]): Entry | null {
-    const held = this.#longest(ids)?.length ?? 0;
+  /** @returns one that will soon hold enough more of the beginning than `held` positions to be waited for. */
+  #coming(ids: readonly number[], held: number): Entry | null {
     for (const entry of this.#entries) {
       const length = Math.min(commonLength(entry.reading, ids), ids.length - 1);
       if (entry.ids.length < entry.reading.length && length >= held + leastShared) return entry;
