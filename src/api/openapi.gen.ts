@@ -2384,11 +2384,18 @@ export interface components {
              * @default true
              */
             add_generation_prompt: boolean;
+            /**
+             * @description Tell also how the vocabulary spells the tokens.
+             * @default false
+             */
+            return_token_strs: boolean | null;
         };
         TokenizeResponse: {
             tokens: components["schemas"]["TokenId"][];
             count: components["schemas"]["Count"];
             max_model_len: number;
+            /** @description Null unless they were asked for. */
+            token_strs: string[] | null;
         };
         DetokenizeRequest: {
             /** @description May be left out where the service has only one checkpoint. */

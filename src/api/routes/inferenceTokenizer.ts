@@ -16,7 +16,9 @@ export function createTokenizerHandlers(findModel: FindModel, tokenizers: Tokeni
       const [text, addSpecialTokens] = await textToTokenize(body, model, tokenizers);
       const [tokens = []] = await tokenizers.encode(source, [text], addSpecialTokens);
       const max_model_len = model.checkpoint.manifest.config.maxPositionEmbeddings;
-      return { status: 200, body: { tokens, count: tokens.length, max_model_len } };
+      const names = body.return_token_strs === true ? await tokenizers.load(source) : null;
+      const token_strs = names && tokens.map((id) => names.tokenName(id));
+      return { status: 200, body: { tokens, count: tokens.length, max_model_len, token_strs } };
     },
     async detokenize({ body }) {
       const source = requireTokenizer(await findModel(body.model ?? null));

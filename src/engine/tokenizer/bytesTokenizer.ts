@@ -61,6 +61,8 @@ export function createBytesTokenizer(): Tokenizer {
     encode,
     decode,
     tokenText,
+    // A byte has no other name.
+    tokenName: tokenText,
     isSpecial,
   };
 }

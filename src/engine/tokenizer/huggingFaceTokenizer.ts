@@ -158,6 +158,7 @@ export function createHuggingFaceTokenizer(files: TokenizerFiles): Tokenizer {
     encode: makeEncode(library, vocabSize),
     decode,
     tokenText: makeTokenText(parsed),
+    tokenName: (id) => parsed.tokenById.get(id) ?? unknownTokenText(id),
     isSpecial: (id) => special.has(id),
   };
 }

@@ -44,6 +44,8 @@ export interface Tokenizer {
    * UTF-8, `token_id:N` for an id outside the vocabulary.
    */
   tokenText(id: number): string;
+  /** @returns one token as the vocabulary spells it (`\u0120hello`), `token_id:N` for an id outside it. */
+  tokenName(id: number): string;
   /** @returns whether the id is a special token, which `skipSpecialTokens` leaves out. */
   isSpecial(id: number): boolean;
 }

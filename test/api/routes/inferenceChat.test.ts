@@ -226,8 +226,10 @@ test("tokenizing takes a text or a conversation, with special tokens as vLLM add
   ];
   for (const [request, tokens] of cases) {
     const { status, body } = await post("/tokenize", request);
-    assert.deepEqual([status, body], [200, { tokens, count: tokens.length, max_model_len: 512 }]);
+    assert.deepEqual([status, body], [200, { tokens, count: tokens.length, max_model_len: 512, token_strs: null }]);
   }
+  const named = await post("/tokenize", { model: "ckpt_chatty", prompt: "a b", return_token_strs: true });
+  assert.deepEqual(named.body["token_strs"], ["<s>", "a", " ", "b"]);
   const { body } = await post("/detokenize", { model: "ckpt_chatty", tokens: ids });
   assert.equal(body["prompt"], "<s><|user|>Hi<|end|><|assistant|>Yes?<|end|><|user|>Tell<|end|><|assistant|>");
   for (const wrong of [{ ...conversation, prompt: "ab" }, { model: "ckpt_chatty" }, { prompt: "a", text: "b" }]) {

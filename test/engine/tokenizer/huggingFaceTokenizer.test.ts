@@ -22,6 +22,16 @@ for (const name of Object.keys(goldenSources)) {
       }
     });
 
+    test("tokens have the names that the vocabulary gives them", () => {
+      const tokenizer = loadGoldenTokenizer(name);
+      const path = sharedData(...goldenSources[name]!) ?? "";
+      const { model } = JSON.parse(readFileSync(path, "utf8")) as { model: { vocab: Record<string, number> } };
+      const entries = Object.entries(model.vocab);
+      assert.ok(entries.length > 100);
+      for (const [token, id] of entries) assert.equal(tokenizer.tokenName(id), token);
+      assert.equal(tokenizer.tokenName(9_999_999), "token_id:9999999");
+    });
+
     test("text of ids, also where bytes are not UTF-8", () => {
       const tokenizer = loadGoldenTokenizer(name);
       const golden = readGolden(name);
