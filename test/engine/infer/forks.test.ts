@@ -7,13 +7,17 @@ import { describe, test } from "node:test";
 import * as tf from "@tensorflow/tfjs";
 import { activateTfjs } from "../../../src/engine/backends/tfjsRuntime.ts";
 import type { TfjsBackendName } from "../../../src/engine/backends/tfjsRuntime.ts";
-import type { BatchDecoder, Context } from "../../../src/engine/infer/decoder.ts";
+import { batching } from "../../../src/engine/infer/batcher.ts";
+import type { BatchDecoder, Context, PromptDecoder } from "../../../src/engine/infer/decoder.ts";
+import { generate } from "../../../src/engine/infer/generate.ts";
 import { llamaDecoder } from "../../../src/engine/infer/loadServedModel.ts";
+import { SharedPrompts } from "../../../src/engine/infer/prompts.ts";
 import { openTeamModel, weightsOf } from "../../../src/engine/infer/teamModel.ts";
 import { kernelsFor } from "../../../src/engine/kernels/index.ts";
 import type { KernelChoice } from "../../../src/engine/kernels/index.ts";
 import { SharedHeap } from "../../../src/engine/kernels/inference/sharedHeap.ts";
 import { disposeWeights, loadWeights } from "../../../src/engine/model/weights.ts";
+import { CodedError } from "../../../src/ops/errors.ts";
 import { seededStream } from "../../../src/ops/rng.ts";
 import { missingBlas } from "../../helpers/blas.ts";
 import { missingGpu } from "../../helpers/gpu.ts";
@@ -134,6 +138,52 @@ describe("contexts that share their beginning have the bits of contexts that sha
       close();
     });
   }
+});
+
+test("a heap that is full takes back what was kept, in mid-step too, and no answer fails or differs", async () => {
+  const heaps = new Set<SharedHeap>();
+  const { take } = SharedHeap.prototype;
+  let mostBytes = Infinity;
+  SharedHeap.prototype.take = function (wantedBytes) {
+    heaps.add(this);
+    if (this.usedBytes + wantedBytes > mostBytes) throw new CodedError("out_of_memory", "the heap of the test is full");
+    return take.call(this, wantedBytes);
+  };
+  const { decoder, close } = await onTeam("wasm-simd", 2);
+  // The room for a step's rows stays.
+  const warm = decoder.start(longest);
+  await decoder.step([{ context: warm, ids: Array<number>(256).fill(1), rows: 24 }]);
+  warm.close();
+  let relieved = 0;
+  const relieve = (): boolean => prompts.relieve() && ++relieved > 0;
+  const prompts = new SharedPrompts(batching(decoder, { relieve }), 100_000);
+  const ask = async (from: PromptDecoder, seed: number): Promise<number[]> => {
+    const promptIds = Array.from({ length: 150 }, (_, i) => (i * i + seed * (i < 70 ? 1 : 7)) % vocab);
+    const settings = { maxTokens: 6, temperature: 1, topP: 1, seed, stopIds: [], logprobs: null, echo: false };
+    const ids: number[] = [];
+    for await (const event of generate(from, { promptIds, ...settings }, new AbortController().signal)) {
+      if (event.type === "token") ids.push(event.id);
+    }
+    return ids;
+  };
+  const seeds = Array.from({ length: 24 }, (_, seed) => seed);
+  const alone: number[][] = [];
+  for (const seed of seeds) alone.push(await ask(new SharedPrompts(batching(decoder), 0), seed));
+  const before = [...heaps][0]!.usedBytes;
+  await ask(prompts, 0);
+  const each = [...heaps][0]!.usedBytes - before;
+  mostBytes = before + 5 * each + each / 2;
+  for (const seed of seeds) assert.deepEqual(await ask(prompts, seed), alone[seed], `seed ${seed}`);
+  const pairs = seeds.map(async (seed, i) => {
+    for (let turn = 0; turn < 40 * (i >> 1); turn++) await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual(await ask(prompts, seed), alone[seed], `seed ${seed} in company`);
+  });
+  await Promise.all(pairs);
+  assert.ok(relieved > 10, `${relieved} were given up`);
+  prompts.close();
+  SharedHeap.prototype.take = take;
+  assert.equal([...heaps][0]!.usedBytes, before);
+  close();
 });
 
 test("a fork of more than there is, or of more than it may hold, is refused", async () => {
