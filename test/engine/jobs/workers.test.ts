@@ -173,9 +173,12 @@ describe("workers on several machines", { ...needsPostgres(), concurrency: farBa
         const job = await training(far, long);
         const saved = async () => (await call(`/v1/jobs/${job.id}/events?type=checkpoint`)).data.length as number;
         await until(saved, (count) => count > 0);
-        const first = await workerOf(farWorker.pid);
+        const first = await until(
+          () => workerOf(farWorker.pid),
+          (one) => one.current_jobs.length > 0,
+        );
         assert.deepEqual([first.state, first.current_jobs], ["alive", [job.id]]);
-        assert.ok(Date.now() - Date.parse(first.heartbeat_at) < 15_000, first.heartbeat_at);
+        assert.ok(Date.parse(first.heartbeat_at) > Date.parse(first.started_at), JSON.stringify(first));
         const { device, memory_bytes } = first.backends.find(({ name }: { name: string }) => name === far);
         assert.ok(device.length > 0 && memory_bytes > 0, JSON.stringify(first.backends));
         await end(farWorker, "SIGKILL");
