@@ -92,7 +92,9 @@ export async function openTeamModel(
   const close = (): void => helpers.forEach((helper) => void helper.terminate());
   try {
     // One after the other: compiling kernels turns flags of the whole process.
-    for (let thread = 1; thread < threads; thread++) helpers.push(await startThread({ ...shared, ...scratch() }));
+    for (let thread = 1; thread < threads; thread++) {
+      helpers.push(await startThread({ ...shared, thread, ...scratch() }));
+    }
   } catch (error) {
     close();
     throw error;
@@ -100,7 +102,7 @@ export async function openTeamModel(
   const own = scratch();
   const products = new PanelProducts(c, blas, own.productScratch);
   const thread: TeamThread = {
-    ...{ member: new TeamMember(words, threads), threads, c, products },
+    ...{ member: new TeamMember(words, threads, 0), threads, c, products },
     ...{ scratch: own.attentionScratch, normed: own.normed },
   };
   return { decoder: teamDecoder(config, heap, thread, model, plan), memoryBytes, close };

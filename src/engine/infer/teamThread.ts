@@ -20,6 +20,8 @@ export interface TeamThreadData {
   /** Whether products of many rows go to the machine's BLAS. */
   readonly blas: boolean;
   readonly threads: number;
+  /** Which of them this is, from 1. */
+  readonly thread: number;
   readonly model: TeamLlama;
   /** Addresses: the team's control words, the plan, and of this thread's own for products, attention, normed rows. */
   readonly control: number;
@@ -30,10 +32,10 @@ export interface TeamThreadData {
 }
 
 async function start(): Promise<void> {
-  const { memory, variant, blas, threads, model, ...at } = workerData as TeamThreadData;
+  const { memory, variant, blas, threads, thread: own, model, ...at } = workerData as TeamThreadData;
   const c = await loadInferenceKernels(variant, memory);
   const products = new PanelProducts(c, blas ? await openBlas(memory) : null, at.productScratch);
-  const member = new TeamMember(new Int32Array(memory.buffer, at.control, controlWords), threads);
+  const member = new TeamMember(new Int32Array(memory.buffer, at.control, controlWords), threads, own);
   const plan = new Int32Array(memory.buffer, at.plan, planWords);
   const thread = { member, threads, c, products, scratch: at.attentionScratch, normed: at.normed };
   parentPort?.postMessage({ type: "ready" });

@@ -53,7 +53,7 @@ describe("the kernel", () => {
     test(`${variant}: the bits of JavaScript, part by part and as a whole`, async () => {
       const memory = new WebAssembly.Memory({ initial: 4, maximum: 65_536, shared: true });
       const c = await loadInferenceKernels(variant, memory);
-      const alone = new TeamMember(new Int32Array(controlWords), 1);
+      const alone = new TeamMember(new Int32Array(controlWords), 1, 0);
       for (const size of sizes) {
         const [logits, stride, at] = [row(size), logitStride(size), 64];
         for (const which of [0, 1]) new Float32Array(memory.buffer, at + which * stride * 4, size).set(logits);

@@ -1,27 +1,30 @@
 /**
  * Threads that compute one thing together. All of them run the same program on the same inputs; a piece of work that
- * can be split is an `each`, whose parts they take in turn, whoever is free the next, and which none of them leaves
- * before all parts are done. So a thread that the system does not run delays nothing but the part it holds, and one
- * that comes late passes over what is done already.
+ * can be split is an `each`, which none of them leaves before all its parts are done. The parts are dealt out in
+ * stretches, one to each thread, because memory that is read in one stretch is read faster; who is through with its own
+ * takes from the ends of the others'. So a thread that the system does not run delays nothing but the part it holds,
+ * and one that comes late passes over what is done already.
  *
  * Who computes a part must not show in the result: a part writes what no other part of that `each` writes.
  *
- * The state is one word, the number of the `each` and of its next part, so that a part is taken by one
- * compare-and-exchange and never from an `each` that is over. Programs are counted by the word `program`, odd while
- * the first thread writes the inputs (a sequence lock).
+ * Every `each` has a number, one more than the last. A part is claimed by writing that number over an older one, in one
+ * compare-and-exchange, so that nobody takes a part of an `each` that is over: all its parts have its number or a newer
+ * one. Programs are counted by the word `program`, odd while the first thread writes the inputs (a sequence lock).
  */
 import { CodedError } from "../../../ops/errors.ts";
 
-/** Words (int32) of the control block. */
-export const controlWords = 16;
-const [state, done, program, failed, asleep] = [0, 1, 2, 3, 4] as const;
-
 /** Parts of one `each`, at most. */
 export const mostParts = 1000;
-const partBits = 10;
-const partMask = (1 << partBits) - 1;
+/** Words of the control block: the number of the last `each` that is over, its parts that are done, and so on. */
+const [over, done, program, failed, asleep] = [0, 1, 2, 3, 4] as const;
+/** Behind them, on cache lines of their own, who claimed each part last. */
+const claims = 16;
+/** Words (int32) of the control block, which are zero at first. */
+export const controlWords = claims + mostParts;
 
-/** Looks at the state before a thread lets the system run another. */
+/** After so many, the claims of parts that no `each` has had are brought up to date: numbers wrap around. */
+const renewAfter = 1 << 24;
+/** Looks at a word before a thread lets the system run another. */
 const spins = 4000;
 /** Then it looks again after so long at the latest. */
 const napMs = 1;
@@ -30,15 +33,23 @@ const stuckMs = 120_000;
 
 export class TeamMember {
   readonly #control: Int32Array;
-  readonly #alone: boolean;
-  #phase = 0;
+  readonly #threads: number;
+  readonly #thread: number;
+  /** Number of the last `each` that this thread was in. */
+  #phase: number;
+  #renewed: number;
   /** What went wrong in a part that this thread took. */
   #error: unknown = null;
 
-  /** @param control words of shared memory, zero at first */
-  constructor(control: Int32Array, threads: number) {
+  /**
+   * @param control words of shared memory, zero at first
+   * @param thread which of the threads this is, from 0; one that joins later begins with the next program
+   */
+  constructor(control: Int32Array, threads: number, thread: number) {
     this.#control = control;
-    this.#alone = threads === 1;
+    this.#threads = threads;
+    this.#thread = thread;
+    this.#phase = this.#renewed = Atomics.load(control, over);
   }
 
   /**
@@ -47,42 +58,61 @@ export class TeamMember {
    */
   each(parts: number, work: (part: number) => void): void {
     if (parts === 0) return;
-    if (this.#alone) {
+    const threads = this.#threads;
+    if (threads === 1) {
       for (let part = 0; part < parts; part++) work(part);
       return;
     }
-    const control = this.#control;
-    const phase = this.#phase;
-    const next = ((phase + 1) << partBits) >> partBits;
-    this.#phase = next;
-    for (let looks = 0; ;) {
-      const seen = Atomics.load(control, state);
-      if (seen >> partBits !== phase) return;
-      const part = seen & partMask;
-      if (part >= parts) {
-        if (++looks > spins) this.#nap(seen, looks);
-      } else if (Atomics.compareExchange(control, state, seen, seen + 1) === seen) {
-        this.#guarded(work, part);
-        if (Atomics.add(control, done, 1) + 1 < parts) continue;
-        Atomics.store(control, done, 0);
-        Atomics.store(control, state, next << partBits);
-        if (Atomics.load(control, asleep) > 0) Atomics.notify(control, state);
-        return;
+    this.#phase = (this.#phase + 1) | 0;
+    if (this.#isOver()) return;
+    const firstOf = (thread: number): number => Math.floor((thread * parts) / threads);
+    for (let part = firstOf(this.#thread), end = firstOf(this.#thread + 1); part < end; part++) {
+      this.#take(part, parts, work);
+    }
+    for (let step = 1; step < threads; step++) {
+      const other = (this.#thread + step) % threads;
+      for (let part = firstOf(other + 1) - 1, first = firstOf(other); part >= first; part--) {
+        this.#take(part, parts, work);
       }
     }
+    for (let looks = 0; !this.#isOver(); looks++) if (looks > spins) this.#nap(looks);
+  }
+
+  /** Does a part if nobody has. */
+  #take(part: number, parts: number, work: (part: number) => void): void {
+    const control = this.#control;
+    const phase = this.#phase;
+    const last = Atomics.load(control, claims + part);
+    if (((last - phase) | 0) >= 0 || Atomics.compareExchange(control, claims + part, last, phase) !== last) return;
+    try {
+      work(part);
+    } catch (error) {
+      // The part counts as done, or all would wait for it.
+      this.#error = error;
+      Atomics.store(control, failed, 1);
+    }
+    if (Atomics.add(control, done, 1) + 1 < parts) return;
+    Atomics.store(control, done, 0);
+    Atomics.store(control, over, phase);
+    if (Atomics.load(control, asleep) > 0) Atomics.notify(control, over);
+  }
+
+  #isOver(): boolean {
+    return ((Atomics.load(this.#control, over) - this.#phase) | 0) >= 0;
   }
 
   /**
    * For the first thread: publishes the inputs of a program and runs it.
-   * @param write writes the inputs, with the number at which the program's work begins
+   * @param write writes the inputs, with the number after which those of the program's work begin
    * @throws what a part threw here; internal when one failed in another thread
    */
   lead(write: (firstPhase: number) => void, run: () => void): void {
     const control = this.#control;
+    this.#renewClaims();
     Atomics.add(control, program, 1);
     write(this.#phase);
     Atomics.add(control, program, 1);
-    if (!this.#alone) Atomics.notify(control, program);
+    if (this.#threads > 1) Atomics.notify(control, program);
     run();
     const error = this.#error;
     this.#error = null;
@@ -115,20 +145,20 @@ export class TeamMember {
     }
   }
 
-  #guarded(work: (part: number) => void, part: number): void {
-    try {
-      work(part);
-    } catch (error) {
-      // The part counts as done, or all would wait for it.
-      this.#error = error;
-      Atomics.store(this.#control, failed, 1);
-    }
+  /** Between two programs no part is open, and to a thread that is late a newer claim is one like any other. */
+  #renewClaims(): void {
+    if (((this.#phase - this.#renewed) | 0) < renewAfter) return;
+    this.#renewed = this.#phase;
+    for (let part = 0; part < mostParts; part++) Atomics.store(this.#control, claims + part, this.#phase);
   }
 
-  #nap(seen: number, looks: number): void {
-    Atomics.add(this.#control, asleep, 1);
-    Atomics.wait(this.#control, state, seen, napMs);
-    Atomics.sub(this.#control, asleep, 1);
+  #nap(looks: number): void {
+    const control = this.#control;
+    const seen = Atomics.load(control, over);
+    if (((seen - this.#phase) | 0) >= 0) return;
+    Atomics.add(control, asleep, 1);
+    Atomics.wait(control, over, seen, napMs);
+    Atomics.sub(control, asleep, 1);
     if ((looks - spins) * napMs > stuckMs) throw new CodedError("internal", `a part of a step took ${stuckMs} ms`);
   }
 }
