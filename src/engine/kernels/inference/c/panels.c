@@ -68,13 +68,17 @@ INLINE void weightsAt(const int wide, const uint32_t *w, v128_t *out) {
   EACH_HALF out[HALF / 4 + v] = wasm_v128_and(pair[v], wasm_i32x4_splat((int)0xffff0000));
 }
 
-/* One row by four panels, `next` words apart, since a sum waits for the one before: depth inputs to y, or onto it. */
-INLINE void rowTile(const int wide, const float *x, const uint32_t *w, int next, int depth, float *y, int add) {
+/*
+ * One row by four panels of 16 bits, `next` words apart: depth inputs to y, or onto it. A panel alone has few sums, each
+ * of which waits for the one before: fast enough for 32 bits from memory, which one stream gives sooner than four, too
+ * slow for half the bytes.
+ */
+INLINE void rowTile(const float *x, const uint32_t *w, int next, int depth, float *y, int add) {
   v128_t sum[4][NR / 4];
   EACH_PANEL EACH_VECTOR sum[p][v] = SPLAT(0.0f);
-  for (int k = 0; k < depth; k++, w += wide ? NR : HALF) {
+  for (int k = 0; k < depth; k++, w += HALF) {
     v128_t left = wasm_v128_load32_splat(x + k), right[4][NR / 4];
-    EACH_PANEL weightsAt(wide, w + p * next, right[p]);
+    EACH_PANEL weightsAt(0, w + p * next, right[p]);
     EACH_PANEL EACH_VECTOR sum[p][v] = MADD(left, right[p][v], sum[p][v]);
   }
   if (add) {
@@ -128,19 +132,6 @@ INLINE void tileOf(int lines, int wide, const float *x, const uint32_t *w, int d
 #undef TILE
 }
 
-/* One row by any panels. */
-INLINE void rowProduct(const int wide, int panels, int i, const float *x, const uint32_t *w, float *y) {
-  int words = wide ? NR : HALF, next = i * words, p = 0;
-  for (; p + 4 <= panels; p += 4, w += 4 * next, y += 4 * NR) {
-    for (int k = 0; k < i; k += KC) rowTile(wide, x + k, w + k * words, next, minInt(i - k, KC), y, k > 0);
-  }
-  for (; p < panels; p++, w += next, y += NR) {
-    for (int k = 0; k < i; k += KC) {
-      tileOf(1, wide, x + k, w + k * words, minInt(i - k, KC), y, 0, k > 0 ? ONTO : TO);
-    }
-  }
-}
-
 /* Groups take turns within `depth` inputs of one panel; what they have so far is in `sums`. */
 INLINE void takeTurns(int rows, Groups groups, int wide, const float *x, const uint32_t *w, int depth, float *y,
                       int ldy, float *sums, int add) {
@@ -187,13 +178,14 @@ EXPORT(panel_turn) void panelTurn(int rows, int i, int wide, const float *x, int
 EXPORT(panel_product)
 void panelProduct(int rows, int panels, int i, int wide, const float *x, const uint32_t *w, float *y, int ldy,
                   float *sums) {
-  if (rows == 1) {
-    if (wide) rowProduct(1, panels, i, x, w, y);
-    else rowProduct(0, panels, i, x, w, y);
-    return;
+  int p = 0;
+  if (rows == 1 && !wide) {
+    for (; p + 4 <= panels; p += 4, w += 4 * HALF * i, y += 4 * NR) {
+      for (int k = 0; k < i; k += KC) rowTile(x + k, w + k * HALF, i * HALF, minInt(i - k, KC), y, k > 0);
+    }
   }
   Groups groups = groupsOf(rows, wide);
-  for (int p = 0; p < panels; p++, y += NR) {
+  for (; p < panels; p++, y += NR) {
     const float *left = x;
     for (int k = 0; k < i; k += KC) {
       int depth = minInt(i - k, KC);
