@@ -34,6 +34,10 @@ interface Resolved extends Omit<InferenceModel, "row"> {
   readonly untilMs: number;
 }
 
+/**
+ * @param now milliseconds of a clock
+ * @returns a function that finds what a client calls a model, and remembers for `trustMs` where its files lie
+ */
 export function createFindModel(store: Store, now: () => number = Date.now): FindModel {
   /** By id: what it tells of a checkpoint but its files' places never changes. */
   const resolved = new Map<string, Resolved>();

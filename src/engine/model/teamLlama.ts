@@ -90,7 +90,7 @@ export interface TeamThread {
 export const fewRows = 16;
 /** Parts of attention for each thread, at least, where there are so many heads. */
 const attentionParts = 2;
-/** Outputs of a part of a product, at least: four panels, which one row takes at once. */
+/** Outputs of a part of a product, at least: the four panels that one row of 16-bit weights takes at once. */
 const leastOutputs = 64;
 
 /** @returns the places of a step of `rows` rows from `at` on, the logits elsewhere, and where they end. */
@@ -136,7 +136,7 @@ export function runTeamStep(thread: TeamThread, model: TeamLlama, step: TeamStep
   model.layers.forEach((layer, index) => layerStep(thread, model, layer, index, step));
   if (wanted.length === 0) return;
   const normed = norm(thread, wanted.length, places.normed, (row, to) => {
-    c.norm_rows(1, hiddenSize, eps, rowAt(places.x, wanted[row]!), 0, model.norm, to, 0);
+    c.rms_norm_forward(1, hiddenSize, eps, rowAt(places.x, wanted[row]!), model.norm, to);
   });
   project(thread, wanted.length, normed, [[model.head, places.logits]]);
   computeBlocks(member, c, wanted.length, model.head.outputs, places.logits);
@@ -149,7 +149,7 @@ function layerStep(thread: TeamThread, model: TeamLlama, layer: TeamLayer, index
   const rows = step.ids.length;
   const normedBy = (gain: number): Rows =>
     norm(thread, rows, step.places.normed, (row, to) => {
-      c.norm_rows(1, model.hiddenSize, model.eps, rowAt(x, row), 0, gain, to, 0);
+      c.rms_norm_forward(1, model.hiddenSize, model.eps, rowAt(x, row), gain, to);
     });
   /** Adds outputs of a product to the stream. */
   const addToStream = (first: number, outputs: number): void => {

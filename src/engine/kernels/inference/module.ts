@@ -24,7 +24,7 @@ export interface InferenceFunctions {
   readonly paged_attention_scratch_floats: Reckoner;
   readonly paged_attention: Procedure;
   readonly row_blocks: Procedure;
-  readonly norm_rows: Procedure;
+  readonly rms_norm_forward: Procedure;
   readonly swiglu_rows: Procedure;
   readonly add_rows: Procedure;
 }

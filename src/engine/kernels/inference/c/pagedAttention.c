@@ -1,10 +1,10 @@
 /*
  * causalAttention over a cache of pages of PAGE positions. A page of a sequence holds all layers; `layer` is the place
  * of this one in it, in bytes. There it has the keys of all heads, and behind them the values of all heads, both in
- * blocks of NR positions: keys [PAGE / NR, K, H, NR], which are panels as tiles want them, values [PAGE / NR, K, NR, H].
- * So what is held of a page, however little, is two stretches of memory that are read in order, and nothing is turned.
- * A page is a block of keys of attention.h, and the steps and their order are those of attentionForward.c and
- * attentionDecode.c, so a query has the same bytes.
+ * blocks of NR positions: keys [PAGE / NR, K, H, NR], which are panels as tiles want them, and values
+ * [PAGE / NR, K, NR, H]. So what is held of a page, however little, is two stretches of memory that are read in order,
+ * and nothing is turned. A page is a block of keys of attention.h, and the steps and their order are those of
+ * attentionForward.c and attentionDecode.c, so a query has the same bytes.
  *
  * One call does some neighbouring key/value heads of one sequence: turns (rope) their new keys and the queries that
  * share them, puts keys and values in their pages, and attends.
@@ -165,8 +165,8 @@ INLINE void packValues(float *panels, const float *v, int next, int kb, int h) {
 }
 
 /* All queries of the group of head `i` of the call. */
-INLINE void attendMany(Past past, int i, int t, int heads, int h, int offset, const float *q, int ldq, float *out, int ldo,
-                       float *at) {
+INLINE void attendMany(Past past, int i, int t, int heads, int h, int offset, const float *q, int ldq, float *out,
+                       int ldo, float *at) {
   Room x;
   x.queries = at, at += QUERIES * h;
   x.values = at, at += KEYS * roundUp(h, NR);

@@ -41,8 +41,8 @@ EXPORT(panel_scratch_floats) int panelScratchFloats(void) { return TURNS_WIDE * 
 #define EACH_LINE _Pragma("clang loop unroll(full)") for (int r = 0; r < lines; r++)
 
 /*
- * How `rows` are cut: groups of `size` rows, the last `more` of `size` + 1, each for `depth` inputs before the next. The
- * first is the one that waits for the memory, and the smallest.
+ * How `rows` are cut: groups of `size` rows, the last `more` of `size` + 1, each for `depth` inputs before the next.
+ * The first is the one that waits for the memory, and the smallest.
  */
 typedef struct {
   int count, size, more, depth;
@@ -69,9 +69,9 @@ INLINE void weightsAt(const int wide, const uint32_t *w, v128_t *out) {
 }
 
 /*
- * One row by four panels of 16 bits, `next` words apart: depth inputs to y, or onto it. A panel alone has few sums, each
- * of which waits for the one before: fast enough for 32 bits from memory, which one stream gives sooner than four, too
- * slow for half the bytes.
+ * One row by four panels of 16 bits, `next` words apart: depth inputs to y, or onto it. A panel alone has few sums,
+ * each of which waits for the one before: fast enough for 32 bits from memory, which one stream gives sooner than four,
+ * too slow for half the bytes.
  */
 INLINE void rowTile(const float *x, const uint32_t *w, int next, int depth, float *y, int add) {
   v128_t sum[4][NR / 4];

@@ -1,15 +1,10 @@
 /*
- * What a step does between its products, on rows that need not lie one after the other: training's kernels row by row,
+ * What a step does between its products: training's kernels, and on rows that need not lie one after the other swiglu
  * and the addition of what a layer gives to the stream, of which no gradient is kept. `ldx` and the like are floats
  * from one row to the next.
  */
 #include "../../wasm/c/rmsNorm.c"
 #include "../../wasm/c/swiglu.c"
-
-EXPORT(norm_rows)
-void normRows(int rows, int d, float eps, const float *x, int ldx, const float *gain, float *y, int ldy) {
-  for (int row = 0; row < rows; row++) rmsNormForward(1, d, eps, x + row * ldx, gain, y + row * ldy);
-}
 
 /* gate becomes silu(gate) * up. */
 EXPORT(swiglu_rows) void swigluRows(int rows, int size, float *gate, const float *up, int ld) {
