@@ -12,6 +12,7 @@ import { readChoice } from "./inferenceChoice.ts";
 import type { InferenceModel } from "./inferenceModel.ts";
 import { inParallel } from "./inferenceParallel.ts";
 import type { Prompt } from "./inferencePrompt.ts";
+import { scoredOnce } from "./inferenceScores.ts";
 
 export interface InferenceJob {
   readonly model: InferenceModel;
@@ -45,15 +46,19 @@ export async function* choiceDeltas(job: InferenceJob): AsyncGenerator<IndexedDe
   const seed = job.seed ?? randomInt(2 ** 48 - 1);
   const left = new AbortController();
   const signal = AbortSignal.any([job.signal, left.signal]);
-  const sources = job.prompts.flatMap((prompt, number) =>
-    Array.from({ length: job.n }, (_, choice) => () => {
+  const { maxPositionEmbeddings } = job.model.checkpoint.manifest.config;
+  const sources = job.prompts.flatMap((prompt, number) => {
+    const ask = scoredOnce(
+      // What comes after the first of all belongs to work that was let in.
+      (request, index) => job.pool.generate(job.model.checkpoint, request, signal, index > 0),
+      maxPositionEmbeddings,
+    );
+    return Array.from({ length: job.n }, (_, choice) => () => {
       const index = number * job.n + choice;
-      return indexed(
-        index,
-        readChoice(choiceOptions(job, prompt), generate(job, prompt, seedOf(seed, choice), index, signal)),
-      );
-    }),
-  );
+      const events = ask(requestOf(job, prompt, seedOf(seed, choice)), index);
+      return indexed(index, readChoice(choiceOptions(job, prompt), events));
+    });
+  });
   yield* inParallel(sources, maxParallelChoices, () => left.abort());
 }
 
@@ -65,17 +70,11 @@ function choiceOptions({ tokenizer, stops, settings }: InferenceJob, prompt: Pro
   return { tokenizer, prompt, stops, echo: settings.echo, withLogprobs: settings.logprobs !== null };
 }
 
-function generate(
-  { model, stops, stopIds, settings, streams, pool }: InferenceJob,
-  prompt: Prompt,
-  seed: number,
-  index: number,
-  signal: AbortSignal,
-) {
+function requestOf(job: InferenceJob, prompt: Prompt, seed: number): GenerateRequest {
+  const { stops, stopIds, settings, streams } = job;
   // A stop string is seen here, and ends what is computed: the sooner the better.
   const gather = !streams && stops.length === 0;
-  const request: GenerateRequest = { ...settings, promptIds: prompt.ids, seed, stopIds, gather };
-  return pool.generate(model.checkpoint, request, signal, index > 0);
+  return { ...settings, promptIds: prompt.ids, seed, stopIds, gather };
 }
 
 /** Each choice of a prompt has a seed of its own; negative seeds, which OpenAI allows, wrap into [0, 2^53). */

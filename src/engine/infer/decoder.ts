@@ -21,8 +21,6 @@ export interface Sequence {
    * @throws cancelled when the signal of its start has aborted
    */
   append(ids: readonly number[], rows: number): Promise<readonly LogitRow[]>;
-  /** Forgets every position from `length` on. */
-  truncate(length: number): void;
   /** Gives the cache back; the sequence is dead afterwards. Calling it twice is harmless. */
   close(): void;
 }
@@ -53,6 +51,8 @@ export interface Prompt {
 export interface ForkableSequence extends Sequence {
   /** Positions that the cache has memory for. */
   readonly room: number;
+  /** Forgets every position from `length` on. */
+  truncate(length: number): void;
   /**
    * @param length positions of this one with which the new one begins; they are not computed again, and from then on
    *   neither of the two sees what the other does

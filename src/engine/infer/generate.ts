@@ -32,8 +32,7 @@ export async function* generate(
   const withPrompt = request.echo && request.logprobs !== null;
   if (newTokens === 0 && !withPrompt) return yield { type: "end", reason: "length", stopToken: null };
   const capacity = Math.min(decoder.maxLength, length + Math.max(0, newTokens - 1));
-  const ids = withPrompt ? request.promptIds.slice(0, decoder.maxLength) : lastOf(request.promptIds, decoder);
-  const sequence = await decoder.open({ ids, capacity, isScored: withPrompt }, signal);
+  let sequence = await decoder.open({ ids: promptOf(decoder, request), capacity, isScored: withPrompt }, signal);
   try {
     if (sequence.length > 0) yield { type: "cached", tokens: sequence.length };
     let next: LogitRow | null = null;
@@ -44,13 +43,23 @@ export async function* generate(
     }
     if (newTokens === 0) return yield { type: "end", reason: "length", stopToken: null };
     if (next === null) {
-      if (withPrompt) sequence.truncate(0);
-      next = await prefill(sequence, lastOf(request.promptIds, decoder).slice(sequence.length), signal);
+      const ids = lastOf(request.promptIds, decoder);
+      if (withPrompt) {
+        // What comes next does not follow what was scored.
+        sequence.close();
+        sequence = await decoder.open({ ids, capacity, isScored: false }, signal);
+      }
+      next = await prefill(sequence, ids.slice(sequence.length), signal);
     }
     yield* decode(sequence, request, newTokens, next, signal);
   } finally {
     sequence.close();
   }
+}
+
+/** @returns what is read first. */
+function promptOf(decoder: PromptDecoder, { promptIds, echo, logprobs }: GenerateRequest): readonly number[] {
+  return echo && logprobs !== null ? promptIds.slice(0, decoder.maxLength) : lastOf(promptIds, decoder);
 }
 
 /** @returns what of a prompt the context has room for. */

@@ -117,13 +117,6 @@ export class SharedPrompts implements PromptDecoder {
         wake(entry);
         return made;
       },
-      truncate: (length) => {
-        sequence.truncate(length);
-        entry.ids.length = Math.min(entry.ids.length, length);
-        // What comes next is another beginning than was told.
-        entry.reading = [];
-        wake(entry);
-      },
       close: () => this.#end(entry),
     };
   }

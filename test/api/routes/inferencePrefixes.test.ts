@@ -91,6 +91,36 @@ test("of several prompts each counts what it found, and an echo with log-probabi
   assert.deepEqual(said(whole), said(await reference.completions.create(unscored)));
 });
 
+test("choices that echo a prompt with its log-probabilities read it once and are what requests of their own get", async () => {
+  // Ten: more than are generated at once.
+  const n = 10;
+  const read = async () =>
+    (await metric(keeping.url, "cambium_serving_prompt_tokens_total")) -
+    (await metric(keeping.url, "cambium_serving_cached_tokens_total"));
+  const longest = Array.from({ length: 601 }, (_, i) => (i * i) % 250);
+  for (const [what, prompt, max_tokens, others] of [
+    ["a text", `five: ${text}`, 12, n - 1],
+    ["a prompt of one token more than the context", longest, 12, n - 1],
+    ["a prompt after which nothing is wanted", `six: ${text}`, 0, 0],
+  ] as const) {
+    const asked = { ...settings, prompt: prompt as string | number[], max_tokens, echo: true };
+    const before = await read();
+    const all = await client.completions.create({ ...asked, n });
+    // The last token of a prompt is always computed.
+    assert.equal((await read()) - before, all.usage!.prompt_tokens + others, what);
+    const parts: OpenAI.CompletionChoice["logprobs"][][] = Array.from({ length: n }, () => []);
+    for await (const { choices } of await client.completions.create({ ...asked, n, stream: true })) {
+      for (const { index, logprobs } of choices) parts[index]!.push(logprobs);
+    }
+    for (const [i, choice] of said(all).entries()) {
+      const [alone] = said(await reference.completions.create({ ...asked, seed: settings.seed + i }));
+      assert.deepEqual({ ...choice, index: 0 }, alone, `${what}, choice ${i}`);
+      const streamed = parts[i]!.flatMap((part) => part?.token_logprobs ?? []);
+      assert.deepEqual(streamed, alone!.logprobs!.token_logprobs, `${what}, choice ${i} as a stream`);
+    }
+  }
+});
+
 test("a conversation that goes on finds its past, the model's answer included", async () => {
   const ask = (messages: OpenAI.ChatCompletionMessageParam[], of: OpenAI) =>
     of.chat.completions.create({ model: "ckpt_chatty", messages, max_completion_tokens: 20, temperature: 0, seed: 1 });

@@ -21,7 +21,7 @@ function tableDecoder(): TableDecoder {
   const open: PromptDecoder["open"] = async ({ capacity }) => start(capacity);
   const decoder: TableDecoder = { maxLength, vocabSize: vocab, numOpen: 0, calls: [], open };
   function start(capacity: number): Sequence {
-    let context: number[] = [];
+    const context: number[] = [];
     decoder.numOpen++;
     return {
       get length() {
@@ -36,9 +36,6 @@ function tableDecoder(): TableDecoder {
         }
         assert.ok(context.length <= capacity, "no more positions than were asked for");
         return rowsOf(Float32Array.from(out), vocab);
-      },
-      truncate(length) {
-        context = context.slice(0, length);
       },
       close() {
         decoder.numOpen--;
