@@ -71,7 +71,6 @@ test("without scores each choice asks for itself", async () => {
 });
 
 test("the others fail as the first does, and do not wait for one that was given up", async () => {
-  // eslint-disable-next-line require-yield -- it fails before
   const failing = scoredOnce(async function* () {
     throw new CodedError("compute_crashed", "gone");
   }, 8);
