@@ -14,6 +14,7 @@ import type { PromptDecoder, Sequence } from "./decoder.ts";
 import { maxStepTokens, steps, stepTokensWithLogits } from "./decoder.ts";
 import type { LogitRow } from "./logitRow.ts";
 import { tokenLogprobs } from "./logprobs.ts";
+import { isScored, positionsWanted } from "./positions.ts";
 import { sample } from "./sample.ts";
 import type { GenerateEvent, GenerateRequest, TokenLogprobs } from "./servedModel.ts";
 
@@ -29,9 +30,9 @@ export async function* generate(
   checkGenerateRequest(decoder, request);
   const length = request.promptIds.length;
   const newTokens = Math.min(request.maxTokens, Math.max(1, decoder.maxLength - length + 1));
-  const withPrompt = request.echo && request.logprobs !== null;
+  const withPrompt = isScored(request);
   if (newTokens === 0 && !withPrompt) return yield { type: "end", reason: "length", stopToken: null };
-  const capacity = Math.min(decoder.maxLength, length + Math.max(0, newTokens - 1));
+  const capacity = positionsWanted(request, decoder.maxLength);
   let sequence = await decoder.open({ ids: promptOf(decoder, request), capacity, isScored: withPrompt }, signal);
   try {
     if (sequence.length > 0) yield { type: "cached", tokens: sequence.length };
@@ -58,8 +59,9 @@ export async function* generate(
 }
 
 /** @returns what is read first. */
-function promptOf(decoder: PromptDecoder, { promptIds, echo, logprobs }: GenerateRequest): readonly number[] {
-  return echo && logprobs !== null ? promptIds.slice(0, decoder.maxLength) : lastOf(promptIds, decoder);
+function promptOf(decoder: PromptDecoder, request: GenerateRequest): readonly number[] {
+  const { promptIds } = request;
+  return isScored(request) ? promptIds.slice(0, decoder.maxLength) : lastOf(promptIds, decoder);
 }
 
 /** @returns what of a prompt the context has room for. */

@@ -54,12 +54,14 @@ export async function loadServedModel(
     if (made.length < maxStepsKept) made.push(step);
   };
   const decoder = batching(batchDecoder, { observe, relieve: (): boolean => prompts.relieve() });
-  const prompts = new SharedPrompts(decoder, cachePositions);
+  const sharesPages = kernels.inference !== undefined;
+  const prompts = new SharedPrompts(decoder, { positions: cachePositions, sharesPages });
   let open = true;
   return {
     maxLength: batchDecoder.maxLength,
     vocabSize: batchDecoder.vocabSize,
     memoryBytes: model.memoryBytes,
+    sharesPages,
     generate: (request, signal) => generate(prompts, request, signal),
     score: (requests, signal) => score(batchDecoder, requests, signal),
     takeSteps() {

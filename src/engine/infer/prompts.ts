@@ -6,20 +6,28 @@
  * request gets the bits that it would get from an empty cache.
  *
  * Positions of those at work (what they may come to) and of those kept stay within one budget together; the kept one
- * used longest ago goes first, and those at work are never refused here: who may be at work is decided by the pool.
+ * used longest ago goes first, and those at work are never refused here: who may be at work is decided by the pool. It
+ * counts the pages that requests with one prompt share once (`positions.ts`). So that this is true, whoever comes with
+ * a prompt that is at work begins with what one of those at work holds of it, all but the last token, and with nothing
+ * else that may be there.
  */
 import { isOutOfMemory } from "./batcher.ts";
 import type { Decoder, ForkableSequence, Prompt, PromptDecoder, Sequence } from "./decoder.ts";
 import { throwIfCancelled } from "./generate.ts";
+import type { Reservation } from "./positions.ts";
+import { inSteps, positionsHeld, positionsShared } from "./positions.ts";
 
 /** Beginnings shorter than this are computed again. */
 export const leastShared = 16;
 /** Sequences kept, at most. */
 const mostKept = 256;
-/** Caches take memory in steps of so many positions. */
-const positionStep = 64;
 
-interface Entry {
+/** What those at work with one prompt have in common. */
+interface Common {
+  readonly ids: readonly number[];
+}
+
+interface Entry extends Reservation {
   readonly sequence: ForkableSequence;
   /** Ids whose keys and values it holds. */
   readonly ids: number[];
@@ -27,6 +35,8 @@ interface Entry {
   reading: readonly number[];
   /** Of the budget. */
   positions: number;
+  prompt: Common | null;
+  shared: number;
   /** Whether its request has ended. */
   isKept: boolean;
   /** Called when it holds more, or ends. */
@@ -39,36 +49,53 @@ interface Held {
   readonly length: number;
 }
 
+/** What there is to begin a prompt with. */
+interface Beginning {
+  readonly held: Held | null;
+  /** One that will soon hold more, and is waited for. */
+  readonly coming: Entry | null;
+  /** Of those at work with the same prompt. */
+  readonly common: Common | null;
+}
+
+export interface SharedPromptsOptions {
+  /** The budget; with 0 nothing is kept after its request, but those at work still share. */
+  readonly positions: number;
+  /** Whether a fork shares the pages of what it was forked from, instead of copying them. */
+  readonly sharesPages: boolean;
+}
+
 export class SharedPrompts implements PromptDecoder {
   readonly maxLength: number;
   readonly vocabSize: number;
   readonly #decoder: Decoder;
   readonly #positions: number;
+  readonly #sharesPages: boolean;
   /** Those kept in the order of their last use. */
   readonly #entries = new Set<Entry>();
 
-  /** @param positions the budget; with 0 nothing is kept after its request, but those at work still share */
-  constructor(decoder: Decoder, positions: number) {
+  constructor(decoder: Decoder, { positions, sharesPages }: SharedPromptsOptions) {
     this.maxLength = decoder.maxLength;
     this.vocabSize = decoder.vocabSize;
     this.#decoder = decoder;
     this.#positions = positions;
+    this.#sharesPages = sharesPages;
   }
 
   async open(prompt: Prompt, signal: AbortSignal): Promise<Sequence> {
     const { ids, capacity, isScored } = prompt;
-    let held = isScored ? null : this.#longest(ids);
-    while (!isScored) {
-      const coming = this.#coming(ids, held?.length ?? 0);
-      if (coming === null) break;
-      await progressOf(coming, signal);
+    let beginning = this.#beginningOf(prompt);
+    while (beginning.coming !== null) {
+      await progressOf(beginning.coming, signal);
       throwIfCancelled(signal);
-      held = this.#longest(ids);
+      beginning = this.#beginningOf(prompt);
     }
-    const sequence = this.#begin(prompt, held, signal);
+    const sequence = this.#begin(prompt, beginning.held, signal);
+    const shared = this.#sharesPages && !isScored ? positionsShared(ids.length) : 0;
     const entry: Entry = {
       ...{ sequence, ids: ids.slice(0, sequence.length), reading: ids },
-      ...{ positions: inSteps(capacity), isKept: false, waiters: new Set<() => void>() },
+      ...{ positions: inSteps(capacity), shared, prompt: shared > 0 ? (beginning.common ?? { ids }) : null },
+      ...{ isKept: false, waiters: new Set<() => void>() },
     };
     this.#entries.add(entry);
     this.#shrink();
@@ -92,8 +119,9 @@ export class SharedPrompts implements PromptDecoder {
   }
 
   /** @throws out_of_memory */
-  #begin({ ids, capacity }: Prompt, longest: Held | null, signal: AbortSignal): ForkableSequence {
-    for (let held = longest; ; held = held && this.#longest(ids)) {
+  #begin(prompt: Prompt, first: Held | null, signal: AbortSignal): ForkableSequence {
+    const { capacity } = prompt;
+    for (let held = first; ; held = held && this.#beginningOf(prompt).held) {
       try {
         if (held === null) return this.#decoder.start(capacity, signal);
         const fork = held.entry.sequence.fork(held.length, capacity, signal);
@@ -140,7 +168,7 @@ export class SharedPrompts implements PromptDecoder {
     }
     // A step that was given up may have got further than its ids tell.
     sequence.truncate(ids.length);
-    Object.assign(entry, { positions: inSteps(sequence.room), isKept: true, reading: [] });
+    Object.assign(entry, { positions: inSteps(sequence.room), prompt: null, isKept: true, reading: [] });
     this.#entries.add(entry);
     this.#shrink();
   }
@@ -148,14 +176,36 @@ export class SharedPrompts implements PromptDecoder {
   /** Gives up what was kept beyond the budget. */
   #shrink(): void {
     for (;;) {
-      let [positions, kept] = [0, 0];
-      for (const entry of this.#entries) {
-        positions += entry.positions;
-        if (entry.isKept) kept++;
-      }
-      if (positions <= this.#positions && kept <= mostKept) return;
+      let kept = 0;
+      for (const { isKept } of this.#entries) if (isKept) kept++;
+      if (positionsHeld(this.#entries) <= this.#positions && kept <= mostKept) return;
       if (!this.relieve()) return;
     }
+  }
+
+  #beginningOf({ ids, isScored }: Prompt): Beginning {
+    if (isScored) return { held: null, coming: null, common: null };
+    const alike = this.#alike(ids);
+    if (alike !== null) {
+      const length = ids.length - 1;
+      const isThere = alike.ids.length >= length;
+      return {
+        held: isThere ? { entry: alike, length } : null,
+        coming: isThere ? null : alike,
+        common: alike.prompt,
+      };
+    }
+    const held = this.#longest(ids);
+    return { held, coming: this.#coming(ids, held?.length ?? 0), common: null };
+  }
+
+  /** @returns one that is at work with this very prompt and shares its pages. */
+  #alike(ids: readonly number[]): Entry | null {
+    for (const entry of this.#entries) {
+      const { prompt } = entry;
+      if (prompt?.ids.length === ids.length && commonLength(prompt.ids, ids) === ids.length) return entry;
+    }
+    return null;
   }
 
   /** @returns who holds most of what the ids begin with, and how much of it. */
@@ -205,8 +255,4 @@ function commonLength(a: readonly number[], b: readonly number[]): number {
   let length = 0;
   while (length < most && a[length] === b[length]) length += 1;
   return length;
-}
-
-function inSteps(positions: number): number {
-  return Math.ceil(positions / positionStep) * positionStep;
 }

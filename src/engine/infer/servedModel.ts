@@ -64,6 +64,8 @@ export interface ServedModel {
   readonly maxLength: number;
   readonly vocabSize: number;
   readonly memoryBytes: number;
+  /** Whether requests at work with one prompt hold its pages in common (`positions.ts`). */
+  readonly sharesPages: boolean;
   generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<GenerateEvent>;
   /** The result does not depend on which requests are scored together. */
   score(requests: readonly ScoreRequest[], signal: AbortSignal): Promise<ScoreResult[]>;

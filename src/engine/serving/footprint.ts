@@ -1,15 +1,18 @@
 /**
  * How much memory serving a checkpoint will take, told before it is loaded: the weights, the key/value
  * caches of the requests that may run together, and the process itself. Caches have a budget of positions: a request
- * takes those of its prompt and of what it may generate, so that many short requests or a few long ones fit.
+ * takes those of its prompt and of what it may generate, so that many short requests or a few long ones fit; what
+ * requests with one prompt share is taken once.
  */
+import { createHash } from "node:crypto";
 import type { CheckpointManifest } from "../../ops/manifest.ts";
+import type { Reservation } from "../infer/positions.ts";
+import { inSteps, isScored, positionsShared, positionsWanted } from "../infer/positions.ts";
+import type { GenerateRequest } from "../infer/servedModel.ts";
 import { weightBytes } from "../infer/servingMemory.ts";
 
 /** Node with tfjs and its kernels, before any weight. */
 const processBytes = 192 * 1024 * 1024;
-/** A cache grows in steps of this many positions (`model/kvCache.ts`). */
-const positionStep = 64;
 
 export interface Footprint {
   /** Of the process with everything in it. */
@@ -36,18 +39,22 @@ export function estimateFootprint(
   const { config } = manifest;
   const weights = weightBytes(manifest, keepsHalf);
   const perPosition = 2 * 4 * config.numHiddenLayers * config.numKeyValueHeads * config.headDim;
-  const longest = roundUp(config.maxPositionEmbeddings);
+  const longest = inSteps(config.maxPositionEmbeddings);
   const left = limits.maxMemoryBytes - processBytes - weights;
   const affordable = Math.floor(Math.min(limits.maxCacheBytes, left) / perPosition);
   const positions = Math.max(longest, Math.min(limits.maxActive * longest, affordable));
   return { bytes: processBytes + weights + positions * perPosition, positions };
 }
 
-/** @returns positions that a request takes from the model's budget. */
-export function positionsOf(promptTokens: number, maxTokens: number, maxLength: number): number {
-  return roundUp(Math.min(maxLength, promptTokens + maxTokens));
+/** @returns what a request takes from the model's budget. */
+export function reservationOf(request: GenerateRequest, maxLength: number): Reservation {
+  const { promptIds } = request;
+  const positions = inSteps(positionsWanted(request, maxLength));
+  const shared = isScored(request) || positions === 0 ? 0 : positionsShared(Math.min(promptIds.length, maxLength));
+  return { positions, shared, prompt: shared > 0 ? nameOf(promptIds) : null };
 }
 
-function roundUp(positions: number): number {
-  return Math.ceil(positions / positionStep) * positionStep;
+/** @returns a short string that no two prompts share. */
+function nameOf(promptIds: readonly number[]): string {
+  return createHash("sha256").update(Uint32Array.from(promptIds)).digest("base64");
 }

@@ -9,7 +9,7 @@ import type { ChildProcess } from "node:child_process";
 import { CodedError, fromErrorRecord } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { StepStats } from "../infer/batcher.ts";
-import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
+import type { GenerateEvent, GenerateRequest, ServedModel } from "../infer/servedModel.ts";
 import { computeEnvironment } from "../settings.ts";
 import { createEventQueue } from "./eventQueue.ts";
 import type { EventQueue } from "./eventQueue.ts";
@@ -32,10 +32,7 @@ export interface ModelProcessOptions extends WatchdogLimits {
   readonly onSteps?: (steps: readonly StepStats[]) => void;
 }
 
-export interface LoadedModel {
-  readonly maxLength: number;
-  readonly memoryBytes: number;
-}
+export type LoadedModel = Pick<ServedModel, "maxLength" | "memoryBytes" | "sharesPages">;
 
 /** Events a slow reader may leave unread. */
 const maxUnreadEvents = 100_000;
@@ -158,7 +155,7 @@ export class ModelProcess {
       this.#watchdog.sized(message.rssBytes);
     } else if (message.type === "loaded") {
       this.#watchdog.loaded();
-      this.#ready.resolve({ maxLength: message.maxLength, memoryBytes: message.memoryBytes });
+      this.#ready.resolve(message);
     } else if (message.type === "failed") this.#condemn(fromErrorRecord(message.error));
     else if (message.type === "error") this.#running.get(message.id)?.fail(fromErrorRecord(message.error));
     else {

@@ -57,8 +57,8 @@ export function createModelServer(options: ModelServerOptions): ModelServer {
       options.send({ type: "failed", error: record(error) });
       return;
     }
-    const { maxLength, vocabSize, memoryBytes } = model;
-    options.send({ type: "loaded", maxLength, vocabSize, memoryBytes });
+    const { maxLength, vocabSize, memoryBytes, sharesPages } = model;
+    options.send({ type: "loaded", maxLength, vocabSize, memoryBytes, sharesPages });
   }
 
   async function generate(message: ToChild & { type: "generate" }): Promise<void> {

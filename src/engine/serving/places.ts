@@ -4,6 +4,8 @@
  */
 import { CodedError } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import type { Reservation } from "../infer/positions.ts";
+import { positionsHeld } from "../infer/positions.ts";
 import type { Footprint } from "./footprint.ts";
 import { ModelProcess } from "./modelProcess.ts";
 import type { PoolLimits, PoolOptions } from "./pool.ts";
@@ -25,8 +27,8 @@ export interface PlacesOptions extends Omit<PoolOptions, "limits" | "entry"> {
 export interface Wish {
   readonly checkpoint: ResolvedCheckpoint;
   readonly footprint: Footprint;
-  /** Positions of the model's caches, at most `footprint.positions`. */
-  readonly positions: number;
+  /** Of the model's caches, at most `footprint.positions`. */
+  readonly reservation: Reservation;
 }
 
 /** A loaded or loading checkpoint. */
@@ -34,12 +36,13 @@ interface Model {
   readonly id: string;
   readonly process: ModelProcess;
   readonly footprint: Footprint;
-  active: number;
-  /** Positions of its caches that requests hold. */
-  positions: number;
+  /** What the requests on it hold of its caches. */
+  readonly active: Set<Reservation>;
   /** Order of last use; the smallest is unloaded first. */
   usedAt: number;
   isLoaded: boolean;
+  /** Whether those with one prompt hold its pages in common; not known before it is loaded. */
+  sharesPages: boolean;
   /** No request is started on it any more: it ends when the last has ended. */
   retiring: boolean;
   idleTimer: NodeJS.Timeout | null;
@@ -103,14 +106,14 @@ export class Places {
     const full = new Set<Model>();
     for (const ticket of this.#line.inOrder()) {
       if (this.#closed) break;
-      const { checkpoint, footprint, positions } = ticket.wish;
+      const { checkpoint, footprint, reservation } = ticket.wish;
       const model = this.#models.get(checkpoint.id);
       if (model === undefined) {
         // Those behind wait too, or a busy model could keep this one out for ever.
         if (!this.#makeRoom(footprint.bytes)) break;
-        ticket.serve(this.#occupy(this.#load(ticket.wish), positions));
+        ticket.serve(this.#occupy(this.#load(ticket.wish), reservation));
       } else if (!full.has(model)) {
-        if (this.#hasPlace(model, positions)) ticket.serve(this.#occupy(model, positions));
+        if (this.#hasPlace(model, reservation)) ticket.serve(this.#occupy(model, reservation));
         // Short requests must not keep a long one out for ever.
         else full.add(model);
       }
@@ -124,13 +127,16 @@ export class Places {
     const models = [...this.#models.values()];
     metrics.queued.set(this.#line.length);
     metrics.processes.set(models.length);
-    metrics.active.set(models.reduce((sum, model) => sum + model.active, 0));
+    metrics.active.set(models.reduce((sum, model) => sum + model.active.size, 0));
     metrics.memoryBytes.set(models.reduce((sum, model) => sum + model.footprint.bytes, 0));
   }
 
-  #hasPlace(model: Model, positions: number): boolean {
-    const isFree = !model.retiring && model.active < this.#options.limits.maxActive;
-    return isFree && model.positions + positions <= model.footprint.positions;
+  #hasPlace(model: Model, reservation: Reservation): boolean {
+    const { active, footprint, retiring, sharesPages } = model;
+    if (retiring || active.size >= this.#options.limits.maxActive) return false;
+    const all = [...active, reservation];
+    const held = sharesPages ? positionsHeld(all) : all.reduce((sum, { positions }) => sum + positions, 0);
+    return held <= footprint.positions;
   }
 
   /** Takes a step towards room for a model. @returns whether there is room now */
@@ -141,7 +147,7 @@ export class Places {
     if (all.length < maxModels && used + neededBytes <= maxMemoryBytes) return true;
     // Memory counts until the process is gone; then the line is walked again.
     if (all.some((model) => model.retiring)) return false;
-    const idle = all.filter((model) => model.active === 0 && model.isLoaded);
+    const idle = all.filter((model) => model.active.size === 0 && model.isLoaded);
     const oldest = idle.sort((a, b) => a.usedAt - b.usedAt)[0];
     if (oldest !== undefined) this.#retire(oldest);
     return false;
@@ -165,18 +171,19 @@ export class Places {
       id: checkpoint.id,
       process,
       footprint,
-      active: 0,
-      positions: 0,
+      active: new Set(),
       usedAt: 0,
       isLoaded: false,
+      sharesPages: false,
       retiring: false,
       idleTimer: null,
     };
     this.#models.set(model.id, model);
     process.loaded.then(
-      () => {
-        model.isLoaded = true;
+      ({ sharesPages }) => {
+        Object.assign(model, { isLoaded: true, sharesPages });
         metrics?.coldStartSeconds.observe((performance.now() - startedAt) / 1000);
+        this.#pump();
       },
       () => (model.retiring = true),
     );
@@ -184,20 +191,16 @@ export class Places {
     return model;
   }
 
-  #occupy(model: Model, positions: number): Place {
-    model.active++;
-    model.positions += positions;
+  /** @param reservation the request's own object */
+  #occupy(model: Model, reservation: Reservation): Place {
+    model.active.add(reservation);
     model.usedAt = ++this.#clock;
     if (model.idleTimer !== null) clearTimeout(model.idleTimer);
-    let released = false;
     return {
       process: model.process,
       release: () => {
-        if (released) return;
-        released = true;
-        model.active--;
-        model.positions -= positions;
-        if (model.active === 0) this.#rest(model);
+        if (!model.active.delete(reservation)) return;
+        if (model.active.size === 0) this.#rest(model);
         this.#pump();
       },
     };
@@ -211,7 +214,7 @@ export class Places {
 
   #retire(model: Model): void {
     model.retiring = true;
-    if (model.active === 0) void model.process.close();
+    if (model.active.size === 0) void model.process.close();
   }
 
   #forget(model: Model, error: CodedError | null): void {

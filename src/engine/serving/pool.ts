@@ -10,7 +10,7 @@ import { CodedError } from "../../ops/errors.ts";
 import type { CheckpointManifest, ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
 import { listBackends } from "../backends/index.ts";
-import { estimateFootprint, positionsOf } from "./footprint.ts";
+import { estimateFootprint, reservationOf } from "./footprint.ts";
 import type { Footprint } from "./footprint.ts";
 import { Places } from "./places.ts";
 import type { Place } from "./places.ts";
@@ -95,10 +95,10 @@ export function createModelPool(options: PoolOptions): ModelPool {
       throw new CodedError("model_too_large", `serving ${checkpoint.id} takes about ${sizes}`);
     }
     const { maxPositionEmbeddings } = checkpoint.manifest.config;
-    const positions = positionsOf(request.promptIds.length, request.maxTokens, maxPositionEmbeddings);
+    const reservation = reservationOf(request, maxPositionEmbeddings);
     const arrivedAt = performance.now();
     options.metrics?.queueDepth.observe(places.numWaiting);
-    const place = await places.take({ checkpoint, footprint, positions }, signal, continued);
+    const place = await places.take({ checkpoint, footprint, reservation }, signal, continued);
     options.metrics?.queueSeconds.observe((performance.now() - arrivedAt) / 1000);
     options.metrics?.promptTokens.inc(request.promptIds.length);
     try {

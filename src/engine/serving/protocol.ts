@@ -7,7 +7,7 @@ import { errorCodes } from "../../ops/errors.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { StepStats } from "../infer/batcher.ts";
-import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
+import type { GenerateEvent, GenerateRequest, ServedModel } from "../infer/servedModel.ts";
 
 /** Pool to process. `load` comes once, first. */
 export type ToChild =
@@ -24,12 +24,16 @@ export interface LoadMessage {
   readonly cachePositions: number;
 }
 
+export interface LoadedMessage extends Pick<ServedModel, "maxLength" | "vocabSize" | "memoryBytes" | "sharesPages"> {
+  readonly type: "loaded";
+}
+
 /**
  * Process to pool. Every `generate` is answered by events up to `end`, or by one `error`. What became known at once, of
  * all requests, is one message: there may be thousands of tokens a second.
  */
 export type FromChild =
-  | { readonly type: "loaded"; readonly maxLength: number; readonly vocabSize: number; readonly memoryBytes: number }
+  | LoadedMessage
   /** The checkpoint could not be loaded; the process ends after it. */
   | { readonly type: "failed"; readonly error: ErrorRecord }
   | { readonly type: "events"; readonly events: readonly IdentifiedEvent[]; readonly steps: readonly StepStats[] }
@@ -66,7 +70,7 @@ export function parseFromChild(value: unknown): FromChild | null {
   if (!isObject(value)) return null;
   switch (value["type"]) {
     case "loaded":
-      return ["maxLength", "vocabSize", "memoryBytes"].every((n) => isCount(value[n])) ? (value as FromChild) : null;
+      return isLoaded(value) ? (value as FromChild) : null;
     case "failed":
       return isErrorRecord(value["error"]) ? (value as FromChild) : null;
     case "events":
@@ -82,6 +86,11 @@ export function parseFromChild(value: unknown): FromChild | null {
 
 function isLoad(value: Fields): boolean {
   return isNames(value["backends"]) && isObject(value["checkpoint"]) && isId(value["cachePositions"]);
+}
+
+function isLoaded(value: Fields): boolean {
+  const counts = ["maxLength", "vocabSize", "memoryBytes"];
+  return counts.every((name) => isCount(value[name])) && typeof value["sharesPages"] === "boolean";
 }
 
 function isGenerateRequest(value: unknown): value is GenerateRequest {

@@ -38,6 +38,7 @@ function fakeModel(calls: (readonly ScoreRequest[])[] = [], onCall: () => void =
     maxLength: 200,
     vocabSize: 258,
     memoryBytes: 0,
+    sharesPages: false,
     generate: () => assert.fail("nothing is generated"),
     score(requests) {
       calls.push(requests);

@@ -156,7 +156,7 @@ test("a heap that is full takes back what was kept, in mid-step too, and no answ
   warm.close();
   let relieved = 0;
   const relieve = (): boolean => prompts.relieve() && ++relieved > 0;
-  const prompts = new SharedPrompts(batching(decoder, { relieve }), 100_000);
+  const prompts = new SharedPrompts(batching(decoder, { relieve }), { positions: 100_000, sharesPages: true });
   const ask = async (from: PromptDecoder, seed: number): Promise<number[]> => {
     const promptIds = Array.from({ length: 150 }, (_, i) => (i * i + seed * (i < 70 ? 1 : 7)) % vocab);
     const settings = { maxTokens: 6, temperature: 1, topP: 1, seed, stopIds: [], logprobs: null, echo: false };
@@ -168,7 +168,7 @@ test("a heap that is full takes back what was kept, in mid-step too, and no answ
   };
   const seeds = Array.from({ length: 24 }, (_, seed) => seed);
   const alone: number[][] = [];
-  for (const seed of seeds) alone.push(await ask(new SharedPrompts(batching(decoder), 0), seed));
+  for (const seed of seeds) alone.push(await ask(new SharedPrompts(batching(decoder), { positions: 0, sharesPages: true }), seed));
   const before = [...heaps][0]!.usedBytes;
   await ask(prompts, 0);
   const each = [...heaps][0]!.usedBytes - before;

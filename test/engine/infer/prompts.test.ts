@@ -13,10 +13,10 @@ import type { TableBatch } from "../../helpers/tableBatch.ts";
 const never = new AbortController().signal;
 const range = (count: number, from = 0): number[] => Array.from({ length: count }, (_, i) => (from + i) % 7);
 
-function served(positions: number): { table: TableBatch; prompts: SharedPrompts } {
+function served(positions: number, sharesPages = false): { table: TableBatch; prompts: SharedPrompts } {
   const table = tableBatch(7);
   const decoder = batching(table, { relieve: () => prompts.relieve() });
-  const prompts = new SharedPrompts(decoder, positions);
+  const prompts = new SharedPrompts(decoder, { positions, sharesPages });
   return { table, prompts };
 }
 
@@ -187,24 +187,30 @@ test("whatever is asked, in whatever company and order, is answered as by a mode
     pause: fc.nat(6),
   });
   await fc.assert(
-    fc.asyncProperty(fc.array(one, { minLength: 1, maxLength: 12 }), fc.nat(1500), async (all, positions) => {
-      const { table, prompts } = served(positions);
-      await Promise.all(
-        all.map(async ({ shared, own, seed, echo, leave, pause }) => {
-          const request = plain({ promptIds: [...range(shared), ...own], seed, echo });
-          for (let i = 0; i < pause; i++) await turn();
-          const controller = new AbortController();
-          if (leave) setTimeout(() => controller.abort(), pause);
-          const answer = ask(prompts, request, controller.signal);
-          const outcome = await answer.catch((error: unknown) => error);
-          if (leave && outcome instanceof CodedError) return;
-          assert.deepEqual((outcome as Answer).events, await fresh(request));
-        }),
-      );
-      assert.ok(table.held <= positions, `${table.held} of ${positions} positions kept`);
-      prompts.close();
-      assert.equal(table.open, 0);
-    }),
+    fc.asyncProperty(
+      fc.array(one, { minLength: 1, maxLength: 12 }),
+      fc.nat(1500),
+      fc.boolean(),
+      async (all, ...how) => {
+        const [positions] = how;
+        const { table, prompts } = served(...how);
+        await Promise.all(
+          all.map(async ({ shared, own, seed, echo, leave, pause }) => {
+            const request = plain({ promptIds: [...range(shared), ...own], seed, echo });
+            for (let i = 0; i < pause; i++) await turn();
+            const controller = new AbortController();
+            if (leave) setTimeout(() => controller.abort(), pause);
+            const answer = ask(prompts, request, controller.signal);
+            const outcome = await answer.catch((error: unknown) => error);
+            if (leave && outcome instanceof CodedError) return;
+            assert.deepEqual((outcome as Answer).events, await fresh(request));
+          }),
+        );
+        assert.ok(table.held <= positions, `${table.held} of ${positions} positions kept`);
+        prompts.close();
+        assert.equal(table.open, 0);
+      },
+    ),
     { numRuns: 60, seed: 11 },
   );
 });

@@ -244,6 +244,41 @@ test("a request for a model that must wait for room is not starved by requests o
   assert.deepEqual(order.slice(0, 2), ["a", "b"]);
 });
 
+test("what requests with one prompt share of the caches is reserved once, where the model shares it", async () => {
+  // 64 bytes a position: room for 1,024, the context; each request takes 960, of which 896 are whole pages of its prompt.
+  // So two of one prompt fill it to the last page, and one where nothing is shared.
+  for (const [backend, fit] of [
+    ["pages", 2],
+    ["table", 1],
+  ] as const) {
+    const registry = new Registry();
+    const pool = makePool({ backend, registry, maxCacheBytes: 64 });
+    await ids(pool, "a", ask(1, 1));
+    const gauge = async (name: string): Promise<number> =>
+      (await registry.getSingleMetric(`cambium_serving_${name}`)!.get()).values[0]!.value;
+    const controllers: AbortController[] = [];
+    const outcomes: Promise<number[]>[] = [];
+    const start = (first: number): void => {
+      const controller = new AbortController();
+      const promptIds = Array.from({ length: 900 }, (_, i) => first + (i % 7));
+      controllers.push(controller);
+      const outcome = ids(pool, "a", { ...ask(0, 20, 100), promptIds }, controller.signal);
+      outcome.catch(() => undefined);
+      outcomes.push(outcome);
+    };
+    for (const first of [1, 1, 1, 2, 1]) start(first);
+    await sleep(50);
+    assert.deepEqual([await gauge("active"), await gauge("queued")], [fit, 5 - fit], backend);
+    // When the first goes, what it shared stays reserved for the others.
+    controllers[0]!.abort();
+    await sleep(20);
+    assert.deepEqual([await gauge("active"), await gauge("queued")], [fit, 4 - fit], backend);
+    for (const controller of controllers) controller.abort();
+    assert.ok((await Promise.allSettled(outcomes)).every(({ status }) => status === "rejected"));
+    assert.deepEqual(await ids(pool, "a", ask(6, 3)), expected(6, 3));
+  }
+});
+
 test("an idle model is unloaded after its time", async () => {
   const pool = makePool({ idleTimeoutMs: 100 });
   await ids(pool, "a", ask(1, 1));

@@ -24,7 +24,7 @@ test("messages of both ends are taken as they are", () => {
     assert.equal(parseToChild(message), message);
   }
   for (const message of [
-    { type: "loaded", maxLength: 1, vocabSize: 2, memoryBytes: 3 },
+    { type: "loaded", maxLength: 1, vocabSize: 2, memoryBytes: 3, sharesPages: true },
     { type: "failed", error: { code: "internal", message: "x" } },
     { type: "events", events: [], steps: [{ sequences: 2, tokens: 40, seconds: 0.1 }] },
     {
@@ -66,7 +66,8 @@ test("anything else is no message", () => {
   }
   for (const message of [
     undefined,
-    { type: "loaded", maxLength: 1, vocabSize: NaN, memoryBytes: 3 },
+    { type: "loaded", maxLength: 1, vocabSize: NaN, memoryBytes: 3, sharesPages: true },
+    { type: "loaded", maxLength: 1, vocabSize: 2, memoryBytes: 3, sharesPages: 1 },
     { type: "failed", error: { code: "made_up", message: "x" } },
     { type: "failed", error: "x" },
     { type: "events", events: [{ id: 1.5, event: { type: "token", id: 1 } }], steps: [] },

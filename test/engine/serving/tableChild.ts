@@ -31,6 +31,7 @@ const server = createModelServer({
       maxLength: checkpoint.manifest.config.maxPositionEmbeddings,
       vocabSize: 50,
       memoryBytes: 0,
+      sharesPages: backend === "pages",
       generate,
       score: () => Promise.reject(new Error("not here")),
       close: () => undefined,
