@@ -168,7 +168,8 @@ test("a heap that is full takes back what was kept, in mid-step too, and no answ
   };
   const seeds = Array.from({ length: 24 }, (_, seed) => seed);
   const alone: number[][] = [];
-  for (const seed of seeds) alone.push(await ask(new SharedPrompts(batching(decoder), { positions: 0, sharesPages: true }), seed));
+  for (const seed of seeds)
+    alone.push(await ask(new SharedPrompts(batching(decoder), { positions: 0, sharesPages: true }), seed));
   const before = [...heaps][0]!.usedBytes;
   await ask(prompts, 0);
   const each = [...heaps][0]!.usedBytes - before;

@@ -25,7 +25,14 @@ async function told(gather: boolean): Promise<GenerateEvent[][]> {
   const tiny = tinyCheckpoint();
   const server = createModelServer({
     load: async () => ({
-      ...{ maxLength: 1000, vocabSize: 1000, memoryBytes: 1, sharesPages: false, generate: tokens, close: () => undefined },
+      ...{
+        maxLength: 1000,
+        vocabSize: 1000,
+        memoryBytes: 1,
+        sharesPages: false,
+        generate: tokens,
+        close: () => undefined,
+      },
       score: () => assert.fail("nothing is scored"),
     }),
     send(message: FromChild) {
