@@ -5,7 +5,7 @@
  * whoever refers to it next checks that the file is there.
  */
 import { stat } from "node:fs/promises";
-import { and, eq, inArray, isNull, lt, ne, notExists, sql } from "drizzle-orm";
+import { and, eq, inArray, isNull, lt, ne, notExists, sql } from "./drizzle.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { CheckpointManifest, DatasetManifest } from "../../ops/manifest.ts";
 import type { BlobLocation } from "../../ops/manifest.ts";

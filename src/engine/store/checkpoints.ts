@@ -2,7 +2,7 @@
  * Checkpoints: rows, names and lineage. A checkpoint never changes but for its name and metadata, so its
  * counts are computed once, from the manifest, when it is written.
  */
-import { and, desc, eq, exists, getTableColumns, inArray, lt, or, sql } from "drizzle-orm";
+import { and, desc, eq, exists, getTableColumns, inArray, lt, or, sql } from "./drizzle.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { CheckpointManifest } from "../../ops/manifest.ts";
 import type { BlobFiles, BlobRows } from "./blobs.ts";

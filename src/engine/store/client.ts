@@ -8,13 +8,10 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { setFlagsFromString } from "node:v8";
 import { PGlite } from "@electric-sql/pglite";
-import { drizzle as drizzlePg } from "drizzle-orm/node-postgres";
-import { migrate as migratePg } from "drizzle-orm/node-postgres/migrator";
-import type { PgDatabase, PgQueryResultHKT } from "drizzle-orm/pg-core";
-import { drizzle as drizzlePglite } from "drizzle-orm/pglite";
-import { migrate as migratePglite } from "drizzle-orm/pglite/migrator";
 import pg from "pg";
 import { CodedError } from "../../ops/errors.ts";
+import type { PgDatabase, PgQueryResultHKT } from "./drizzle.ts";
+import { drizzlePg, drizzlePglite, migratePg, migratePglite } from "./drizzle.ts";
 import { lockDirectory } from "./lock.ts";
 import * as schema from "./schema.ts";
 

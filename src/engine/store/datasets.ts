@@ -1,5 +1,5 @@
 /** Datasets: rows, and the blobs of their token shards. A dataset never changes once it is there. */
-import { and, desc, eq, inArray, lt, or } from "drizzle-orm";
+import { and, desc, eq, inArray, lt, or } from "./drizzle.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { BlobFiles, BlobRows } from "./blobs.ts";
 import { blobsOfDataset, insertBlobs, setBlobRefs } from "./blobs.ts";

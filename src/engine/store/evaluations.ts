@@ -1,5 +1,5 @@
 /** Evaluations: one row per request, its status that of its job, and one result row per task. */
-import { and, asc, desc, eq, inArray, lt, or } from "drizzle-orm";
+import { and, asc, desc, eq, inArray, lt, or } from "./drizzle.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { BlobFiles } from "./blobs.ts";
 import { insertBlobs, setBlobRefs } from "./blobs.ts";

@@ -2,7 +2,7 @@
  * What was answered under an Idempotency-Key. The first caller claims the key by inserting a row without an
  * answer; a claim whose caller was lost can be taken over after a while.
  */
-import { and, eq, isNotNull, isNull, lt, or } from "drizzle-orm";
+import { and, eq, isNotNull, isNull, lt, or } from "./drizzle.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { Database } from "./client.ts";
 import { idempotency } from "./schema.ts";

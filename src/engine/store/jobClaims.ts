@@ -3,7 +3,7 @@
  * row does not name is stale. A row that is already running, delivered again, means that its worker was given
  * up for dead: the new attempt takes over, and its number fences the old one off.
  */
-import { and, eq, gt, inArray, isNotNull, isNull, notExists, sql } from "drizzle-orm";
+import { and, eq, gt, inArray, isNotNull, isNull, notExists, sql } from "./drizzle.ts";
 import type { Database } from "./client.ts";
 import { addEvents, changeJob, endedFields, queuedFields, statusEvent } from "./jobRows.ts";
 import { dropLeftovers, readPayload } from "./jobPayloads.ts";

@@ -2,7 +2,7 @@
  * What a user asks of a job. A job that nobody runs changes at once; a running one gets a note in `control`
  * that its runner obeys within half a second.
  */
-import { eq } from "drizzle-orm";
+import { eq } from "./drizzle.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { Changes } from "./changes.ts";
 import type { Database } from "./client.ts";

@@ -3,7 +3,7 @@
  * have megabytes). The row shows a shortened copy; an attempt gets the whole, which goes when the job ends. So do
  * the pieces of work done that jobs keep which have no resume point.
  */
-import { asc, eq, max } from "drizzle-orm";
+import { asc, eq, max } from "./drizzle.ts";
 import type { JsonObject, JsonValue } from "../../ops/manifest.ts";
 import { setBlobRefs } from "./blobs.ts";
 import type { Database } from "./client.ts";

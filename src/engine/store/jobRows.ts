@@ -1,5 +1,5 @@
 /** The few statements that every change of a job is made of. All run within a transaction. */
-import { and, eq, sql, type SQL } from "drizzle-orm";
+import { and, eq, sql, type SQL } from "./drizzle.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { JsonObject } from "../../ops/manifest.ts";
 import type { Database } from "./client.ts";

@@ -3,7 +3,7 @@
  * so that none of them can be without the others. States: queued -> running -> succeeded | failed |
  * cancelled | paused, and back to queued by retry, release and resume. What a user asks is in jobControl.ts.
  */
-import { and, eq, sql } from "drizzle-orm";
+import { and, eq, sql } from "./drizzle.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { TrainingState } from "../../ops/events.ts";
 import type { BlobFiles } from "./blobs.ts";

@@ -1,5 +1,5 @@
 /** Jobs as readers see them: rows, events, the training curve. What a runner writes is in jobWriter.ts. */
-import { and, asc, desc, eq, gt, lt, or } from "drizzle-orm";
+import { and, asc, desc, eq, gt, lt, or } from "./drizzle.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { MetricPoint } from "../../ops/events.ts";
 import type { Changes } from "./changes.ts";

@@ -3,7 +3,7 @@
  * enough for a secret that nobody can guess (a slow hash protects passwords that people choose).
  */
 import { createHash, randomBytes } from "node:crypto";
-import { asc, count, eq } from "drizzle-orm";
+import { asc, count, eq } from "./drizzle.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { Database } from "./client.ts";
 import { newId } from "./ids.ts";

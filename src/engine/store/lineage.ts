@@ -2,7 +2,7 @@
  * Lineage as a graph in SQL: ancestors and descendants of a checkpoint, and deletion, which must look at
  * descendants, at jobs that read any of them, and at nothing that may change meanwhile.
  */
-import { and, eq, inArray } from "drizzle-orm";
+import { and, eq, inArray } from "./drizzle.ts";
 import { CodedError } from "../../ops/errors.ts";
 import { blobRefs, checkpointParents, checkpoints, evaluations, jobs, jobUses } from "./schema.ts";
 import type { Database } from "./client.ts";

@@ -16,7 +16,7 @@ import {
   primaryKey,
   text,
   timestamp,
-} from "drizzle-orm/pg-core";
+} from "./drizzle.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { TrainingState } from "../../ops/events.ts";
 import type { CheckpointManifest, DatasetManifest, JsonObject, JsonValue } from "../../ops/manifest.ts";

@@ -2,7 +2,7 @@
  * The store as one object: what the API reads (types.ts) and what the runner writes. Built once, by the
  * composition root, on a database that client.ts opened.
  */
-import { sql } from "drizzle-orm";
+import { sql } from "./drizzle.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { BlobFiles, BlobPath, BlobRows } from "./blobs.ts";
 import { createBlobRows, sharedFiles } from "./blobs.ts";

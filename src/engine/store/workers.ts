@@ -2,7 +2,7 @@
  * Processes that run jobs, as they report themselves every few seconds. One that fell silent counts as lost, stays
  * visible for an hour, and is then forgotten. Silence is judged by the database's clock, since workers have their own.
  */
-import { desc, eq, lt, sql } from "drizzle-orm";
+import { desc, eq, lt, sql } from "./drizzle.ts";
 import type { Database } from "./client.ts";
 import { workers } from "./schema.ts";
 import type { WorkerRow, WorkerStore } from "./workerTypes.ts";
