@@ -1,6 +1,6 @@
 /** The part of README that is made: the table of settings, between two markers. */
 import { readFileSync, writeFileSync } from "node:fs";
-import { settingsTable } from "../src/engine/settings.ts";
+import { settingsTable } from "../src/engine/settingsTable.ts";
 
 const begin = "<!-- settings -->";
 const end = "<!-- /settings -->";

@@ -13,7 +13,7 @@ import { handlers as allHandlers } from "./jobs/handlers/index.ts";
 import { createJobQueue } from "./jobs/queue.ts";
 import { registerQueueMetrics } from "./jobs/queueMetrics.ts";
 import { watchLost } from "./jobs/lostJobs.ts";
-import { startRunner, type Runner } from "./jobs/runner.ts";
+import { heartbeatsUntilLost, startRunner, type Runner } from "./jobs/runner.ts";
 import { startSweeper } from "./jobs/sweeper.ts";
 import type { JobQueue } from "./jobs/types.ts";
 import { createLog, type Log } from "./log.ts";
@@ -69,7 +69,8 @@ export async function createServices(settings: Settings, options: ServicesOption
     stack.defer(() => client.close());
     const far = role === "worker" && settings.apiUrl !== null ? await openFarBlobs(settings, settings.apiUrl) : null;
     if (far) stack.defer(() => far.close());
-    const store = createStore(client, far?.files ?? ((digest) => blobPath(settings.blobDir, digest)));
+    const files = far?.files ?? ((digest: string) => blobPath(settings.blobDir, digest));
+    const store = createStore(client, files, settings.workerLostMs / 1000);
     const entries = await openEntryQueue(client.queueConnection, log);
     stack.defer(() => entries.close());
     const embedded = client.kind === "pglite";
@@ -91,7 +92,7 @@ export async function createServices(settings: Settings, options: ServicesOption
     const sweeper = far ? null : startSweeper({ store, settings, log, metrics });
     if (sweeper) stack.defer(() => sweeper.close());
     if (!embedded) {
-      const watch = watchLost({ store, entries, log });
+      const watch = watchLost({ store, entries, log, everyMs: settings.workerLostMs / heartbeatsUntilLost });
       stack.defer(() => watch.close());
     }
     const everything = stack.move();

@@ -1,6 +1,6 @@
 /**
  * The environment, parsed once at the start of a process: the only reader of `process.env`. Each entry names
- * its variable, default and range; `describeSettings` prints the same table for documentation. A wrong value
+ * its variable, default and range; `settingsTable.ts` is the same table for documentation. A wrong value
  * stops the process with a message that names the variable, the value got and the value wanted.
  */
 import { availableParallelism, totalmem } from "node:os";
@@ -9,6 +9,7 @@ import { CodedError } from "../ops/errors.ts";
 import type { WebgpuOptions } from "./backends/webgpuDevice.ts";
 import { kernelVariants } from "./kernels/wasm/variants.ts";
 import type { KernelVariant } from "./kernels/wasm/variants.ts";
+import { kernelChoices, logLevels, softwareChoices } from "./settingsTable.ts";
 
 export type LogLevel = "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
 
@@ -62,6 +63,8 @@ export interface Settings {
   readonly webgpu: WebgpuOptions;
   /** A compute process that says nothing for so long is killed. */
   readonly computeSilenceMs: number;
+  /** A worker silent for so long is lost. It says that it lives five times as often. */
+  readonly workerLostMs: number;
   /** Time a compute process has to obey a stop. */
   readonly stopTimeoutMs: number;
   readonly jobMaxAttempts: number;
@@ -88,59 +91,6 @@ export interface Settings {
 type Environment = Readonly<Record<string, string | undefined>>;
 
 const gibibyte = 2 ** 30;
-const kernelChoices: readonly string[] = ["auto", ...kernelVariants];
-const softwareChoices: readonly string[] = ["named", "auto", "never"];
-const logLevels: readonly string[] = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
-
-/** What a user can set: variable, default as shown, meaning. README's table is printed from it. */
-export const settingsTable: readonly (readonly [variable: string, fallback: string, meaning: string])[] = [
-  ["HOST", "127.0.0.1", "address to listen on; any other than loopback needs an API key"],
-  ["PORT", "8080", "0 takes a free one"],
-  ["DATA_DIR", "./data", "blobs, uploads and the embedded database"],
-  ["DATABASE_URL", "(embedded PGlite)", "postgres://... shared by API and workers"],
-  ["DATABASE_CONNECTIONS", "10", "connections of one process to PostgreSQL"],
-  ["IMPORT_ROOTS", "DATA_DIR/imports", "directories (separated as in PATH) that directory sources may be read from"],
-  ["BENCHMARKS_DIR", "DATA_DIR/benchmarks", "JSONL or Parquet files of the benchmark tasks, in folders of their names"],
-  ["BACKENDS", "(all available)", "comma-separated names of backends that may be used"],
-  ["API_URL", "(shared DATA_DIR)", "of a worker without the shared DATA_DIR: http://host:8080, where blobs come from"],
-  ["API_KEY", "(none)", "its key, with the scope worker"],
-  ["BLOB_CACHE_BYTES", "68719476736", "what it keeps of blobs in its own DATA_DIR"],
-  ["LOG_LEVEL", "info", logLevels.join(", ")],
-  ["HUB_ENDPOINT", "https://huggingface.co", "where hub sources are fetched from"],
-  ["HUB_TOKEN", "(none)", "sent to the hub as a bearer token"],
-  ["HUB_TIMEOUT_SECONDS", "60", "longest silence of the hub"],
-  ["MAX_BODY_BYTES", "10485760", "largest JSON body"],
-  ["MAX_UPLOAD_BYTES", "1099511627776", "largest uploaded file"],
-  ["MAX_HEADER_BYTES", "16384", "largest request header"],
-  ["MAX_CONCURRENT_REQUESTS", "512", "requests in flight; more are told 503"],
-  ["REQUEST_TIMEOUT_SECONDS", "30", "time in which a request must have arrived"],
-  ["RATE_LIMIT_PER_MINUTE", "60000", "requests of one key or address"],
-  ["MAX_DATASET_TEXT_BYTES", "8388608", "largest inline text of a dataset"],
-  ["COMPUTE_CONCURRENCY", "1", "trainings and evaluations at once in one process"],
-  ["PREPARE_CONCURRENCY", "2", "imports, growths and dataset builds at once in one process"],
-  ["COMPUTE_MEMORY_BYTES", "(three quarters of RAM)", "resident memory of one compute process"],
-  ["COMPUTE_THREADS", "(processors)", "threads of one compute process"],
-  ["COMPUTE_KERNELS", "auto", kernelChoices.join(", ") + ": which build of the WebAssembly kernels"],
-  ["WEBGPU_ADAPTER", "(the fastest)", "part of the name of the GPU that the backend webgpu uses"],
-  ["WEBGPU_SOFTWARE", "named", "named, auto, never: whether webgpu may run on a software adapter, by name or by auto"],
-  ["WEBGPU_MEMORY_BYTES", "(unknown)", "what tensors may take on that GPU; no driver tells"],
-  ["WEBGPU_MATRICES", "auto", "auto, always, never: whether mixed_f16 uses tensor cores; auto: where they are faster"],
-  ["COMPUTE_SILENCE_SECONDS", "600", "a compute process silent for so long is killed"],
-  ["STOP_TIMEOUT_SECONDS", "30", "time a job has to reach a resume point when stopped"],
-  ["JOB_MAX_ATTEMPTS", "5", "failures in a row after which a job fails for good"],
-  ["RETRY_DELAY_MS", "1000", "pause before the second attempt; doubles each time, at most 5 minutes"],
-  ["SAVE_EVERY_SECONDS", "60", "a training keeps a resume point at least this often"],
-  ["MAX_QUEUED_JOBS", "10000", "queued jobs; more are refused"],
-  ["SWEEP_GRACE_SECONDS", "3600", "age at which files that nothing refers to are removed"],
-  ["SWEEP_EVERY_SECONDS", "600", "how often they are looked for"],
-  ["SERVING_MAX_MODELS", "2", "models kept in memory for inference"],
-  ["SERVING_MEMORY_BYTES", "(half of RAM)", "models with their caches, all together; the one used longest ago goes"],
-  ["SERVING_MAX_BATCH", "32", "inference requests that one model computes together"],
-  ["SERVING_PREFIX_CACHE", "on", "keep what was computed for prompts that begin alike; or off"],
-  ["SERVING_IDLE_SECONDS", "600", "a model unused for so long is unloaded"],
-  ["SERVING_QUEUE_LENGTH", "64", "inference requests that may wait; more are told 429"],
-];
-
 /** @throws invalid_request naming the variable */
 export function parseSettings(environment: Environment): Settings {
   const read = reader(environment);
@@ -197,6 +147,7 @@ function parseCompute(read: Reader) {
     webgpu: webgpuOptionsOf(read),
     computeSilenceMs: read.integer("COMPUTE_SILENCE_SECONDS", 600, 1, 86_400) * 1000,
     stopTimeoutMs: read.integer("STOP_TIMEOUT_SECONDS", 30, 1, 3_600) * 1000,
+    workerLostMs: read.integer("WORKER_LOST_SECONDS", 15, 5, 3_600) * 1000,
     jobMaxAttempts: read.integer("JOB_MAX_ATTEMPTS", 5, 1, 1_000),
     retryDelayMs: read.integer("RETRY_DELAY_MS", 1_000, 1, 300_000),
     saveEveryMs: read.integer("SAVE_EVERY_SECONDS", 60, 1, 86_400) * 1000,

@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { join, resolve } from "node:path";
 import { test } from "node:test";
 import { CodedError } from "../../src/ops/errors.ts";
-import { computeEnvironment, parseSettings, settingsTable } from "../../src/engine/settings.ts";
+import { computeEnvironment, parseSettings } from "../../src/engine/settings.ts";
+import { settingsTable } from "../../src/engine/settingsTable.ts";
 
 test("an empty environment gives safe defaults: loopback, embedded database, one import root", () => {
   const settings = parseSettings({});

@@ -7,16 +7,16 @@ import type { Log } from "../log.ts";
 import type { EngineStore } from "../store/store.ts";
 import type { EntryQueue } from "./entries.ts";
 
-const everyMs = 3_000;
-
 export interface LostJobTools {
   readonly store: EngineStore;
   readonly entries: EntryQueue;
   readonly log: Log;
+  /** How often it looks. */
+  readonly everyMs: number;
 }
 
-/** Looks every few seconds until it is closed. */
-export function watchLost({ store, entries, log }: LostJobTools): { close(): Promise<void> } {
+/** Looks now and then until it is closed. */
+export function watchLost({ store, entries, log, everyMs }: LostJobTools): { close(): Promise<void> } {
   const closing = new AbortController();
   const loop = async (): Promise<void> => {
     for (;;) {

@@ -32,7 +32,8 @@ const pollMs = 400;
 /** Where all is added in this process, which is told of it then; every look takes milliseconds of the database. */
 const embeddedPollMs = 2_000;
 const pauseAfterErrorMs = 1_000;
-const heartbeatMs = 3_000;
+/** A worker says that it lives so many times in the time of silence after which it counts as lost. */
+export const heartbeatsUntilLost = 5;
 /** A job is given back before pg-boss would take it away. */
 const longestRunMs = maxHoldMs * 0.95;
 
@@ -180,12 +181,13 @@ async function heartbeatLoop(
   { options, self, held, log, closing }: Loop,
   onWake: (wake: () => void) => void,
 ): Promise<void> {
+  const everyMs = options.settings.workerLostMs / heartbeatsUntilLost;
   let awake = new AbortController();
   onWake(() => awake.abort());
   for (let last = 0; !closing.aborted || held.size > 0;) {
     const early = awake.signal.aborted;
     awake = early ? new AbortController() : awake;
-    if (early || Date.now() - last >= heartbeatMs) {
+    if (early || Date.now() - last >= everyMs) {
       last = Date.now();
       await beat({ options, self, held }).catch((error: unknown) => log.warn({ err: error }, "heartbeat failed"));
     }

@@ -3,6 +3,7 @@
  * row does not name is stale. A row that is already running, delivered again, means that its worker was given
  * up for dead: the new attempt takes over, and its number fences the old one off.
  */
+import type { SQL } from "./drizzle.ts";
 import { and, eq, gt, inArray, isNotNull, isNull, notExists, sql } from "./drizzle.ts";
 import type { Database } from "./client.ts";
 import { addEvents, changeJob, endedFields, queuedFields, statusEvent } from "./jobRows.ts";
@@ -10,24 +11,30 @@ import { dropLeftovers, readPayload } from "./jobPayloads.ts";
 import type { Claimant, Enqueue, JobWriter, WaitingQueue } from "./jobTypes.ts";
 import { jobs, workers } from "./schema.ts";
 import type { JobRow } from "./types.ts";
-import { lostAfterSeconds } from "./workers.ts";
 
 type FullRow = typeof jobs.$inferSelect;
 
 type Write = <T>(id: string, work: (tx: Database) => Promise<T>) => Promise<T>;
 
-/** @param write runs one transaction and wakes whoever waits for the job */
+/**
+ * @param write runs one transaction and wakes whoever waits for the job
+ * @param lostAfterSeconds a worker silent for so long is lost
+ */
 export function createJobClaims(
   db: Database,
   write: Write,
+  lostAfterSeconds: number,
 ): Pick<JobWriter, "waiting" | "claim" | "recover" | "lost" | "giveBack" | "adopt" | "unfinished"> {
   const { id, kind, request, backend, needsBytes } = jobs;
+  const heard = heardOf(db, lostAfterSeconds);
+  /** Running, and its worker was not heard of for a while. */
+  const isLost = and(eq(jobs.status, "running"), notExists(heard));
   return {
-    waiting: () => waitingQueues(db),
+    waiting: () => waitingQueues(db, heard),
     claim: (job, entry, claimant) => write(job, (tx) => claimJob(tx, job, entry, claimant)),
     recover: (enqueue) => recoverJobs(db, enqueue),
-    lost: () => db.select({ id, kind, request, backend, needsBytes }).from(jobs).where(isLost(db)),
-    giveBack: (lost, enqueue) => giveBackJobs(db, lost, enqueue),
+    lost: () => db.select({ id, kind, request, backend, needsBytes }).from(jobs).where(isLost),
+    giveBack: (lost, enqueue) => giveBackJobs(db, lost, isLost, enqueue),
     adopt: (enqueue) => adoptJobs(db, enqueue),
     unfinished() {
       const open = inArray(jobs.status, ["queued", "running", "paused"]);
@@ -50,7 +57,7 @@ export async function enqueueJob(tx: Database, row: JobRow, enqueue: Enqueue, de
 }
 
 /** The worker of a job, where it was heard of lately. */
-const heard = (db: Database) =>
+const heardOf = (db: Database, lostAfterSeconds: number) =>
   db
     .select({ one: sql`1` })
     .from(workers)
@@ -62,9 +69,9 @@ const heard = (db: Database) =>
     );
 
 /** See JobWriter.waiting. */
-async function waitingQueues(db: Database): Promise<WaitingQueue[]> {
+async function waitingQueues(db: Database, heard: ReturnType<typeof heardOf>): Promise<WaitingQueue[]> {
   const waits = sql`(${jobs.status} = 'queued' and ${jobs.queuedAt} <= now())
-    or (${jobs.status} = 'running' and not exists (${heard(db)}))`;
+    or (${jobs.status} = 'running' and not exists (${heard}))`;
   const waitedMs = sql<string | null>`max(extract(epoch from now() - ${jobs.queuedAt}) * 1000) filter (where ${waits})`;
   const rows = await db
     .select({
@@ -155,15 +162,17 @@ async function queueInterrupted(tx: Database, row: FullRow, enqueue: Enqueue, re
   if (!pausing) await enqueueJob(tx, queued, enqueue, 0);
 }
 
-/** Running, and its worker was not heard of for a while. */
-const isLost = (db: Database) => and(eq(jobs.status, "running"), notExists(heard(db)));
-
 /** See JobWriter.giveBack. */
-async function giveBackJobs(db: Database, lost: readonly { id: string }[], enqueue: Enqueue): Promise<string[]> {
+async function giveBackJobs(
+  db: Database,
+  lost: readonly { id: string }[],
+  isLost: SQL | undefined,
+  enqueue: Enqueue,
+): Promise<string[]> {
   const queued: string[] = [];
   for (const { id } of lost) {
     await db.transaction(async (tx) => {
-      const still = and(eq(jobs.id, id), isLost(db));
+      const still = and(eq(jobs.id, id), isLost);
       const [row] = await tx.select().from(jobs).where(still).for("update", { skipLocked: true });
       if (!row) return;
       await queueInterrupted(tx, row, enqueue, "its worker was lost");

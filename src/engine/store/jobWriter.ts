@@ -23,7 +23,8 @@ import { holdCheckpoint } from "./lineage.ts";
 import { evaluations, jobs, jobUses } from "./schema.ts";
 import type { CheckpointRow, JobRow, NewBlobRow } from "./types.ts";
 
-export function createJobWriter(db: Database, files: BlobFiles, changes: Changes): JobWriter {
+/** @param lostAfterSeconds a worker silent for so long has lost its jobs */
+export function createJobWriter(db: Database, files: BlobFiles, changes: Changes, lostAfterSeconds: number): JobWriter {
   /** Runs one transaction and wakes whoever waits for the job. */
   const write = async <T>(id: string, work: (tx: Database) => Promise<T>): Promise<T> => {
     const made = await db.transaction((tx) => work(tx));
@@ -89,7 +90,7 @@ export function createJobWriter(db: Database, files: BlobFiles, changes: Changes
       return { owned: row !== undefined, control: row?.control ?? null };
     },
     ...createJobControl(db, changes),
-    ...createJobClaims(db, write),
+    ...createJobClaims(db, write, lostAfterSeconds),
   };
 }
 

@@ -28,8 +28,18 @@ export interface EngineStore extends Store {
   readonly work: JobWriter;
 }
 
-/** @param blobFiles where the file of a digest lies (engine/checkpoint knows; the store must not) */
-export function createStore(client: DatabaseClient, blobFiles: BlobPath | BlobFiles): EngineStore {
+/** A worker silent for so long is lost, unless settings say otherwise. */
+const defaultLostAfterSeconds = 15;
+
+/**
+ * @param blobFiles where the file of a digest lies (engine/checkpoint knows; the store must not)
+ * @param lostAfterSeconds a worker silent for so long is lost; the same in all processes on one database
+ */
+export function createStore(
+  client: DatabaseClient,
+  blobFiles: BlobPath | BlobFiles,
+  lostAfterSeconds = defaultLostAfterSeconds,
+): EngineStore {
   const files = typeof blobFiles === "function" ? sharedFiles(blobFiles) : blobFiles;
   const { db } = client;
   const changes = createChanges();
@@ -40,11 +50,11 @@ export function createStore(client: DatabaseClient, blobFiles: BlobPath | BlobFi
     checkpoints: guarded(createCheckpointStore(db, blobs, files)),
     datasets: guarded(createDatasetStore(db, blobs, files)),
     jobs: guarded(createJobStore(db, changes)),
-    work: guarded(createJobWriter(db, files, changes)),
+    work: guarded(createJobWriter(db, files, changes, lostAfterSeconds)),
     evaluations: guarded(createEvaluationStore(db)),
     keys: guarded(createKeyStore(db)),
     idempotency: guarded(createIdempotencyStore(db)),
-    workers: guarded(createWorkerStore(db)),
+    workers: guarded(createWorkerStore(db, lostAfterSeconds)),
     ping: (timeoutMs) => ping(client, timeoutMs),
     close: () => client.close(),
   };

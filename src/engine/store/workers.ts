@@ -7,8 +7,6 @@ import type { Database } from "./client.ts";
 import { workers } from "./schema.ts";
 import type { WorkerRow, WorkerStore } from "./workerTypes.ts";
 
-/** A worker silent for so long is lost: several heartbeats, and longer than the queue waits for one (entries.ts). */
-export const lostAfterSeconds = 15;
 const forgetAfterSeconds = 3_600;
 const maxWorkersListed = 1_000;
 
@@ -25,7 +23,8 @@ export interface WorkerWriter extends WorkerStore {
   clear(): Promise<void>;
 }
 
-export function createWorkerStore(db: Database): WorkerWriter {
+/** @param lostAfterSeconds a worker silent for so long is lost: several of its heartbeats */
+export function createWorkerStore(db: Database, lostAfterSeconds: number): WorkerWriter {
   const silentFor = (seconds: number) => lt(workers.heartbeatAt, sql`now() - make_interval(secs => ${seconds})`);
   return {
     async heartbeat({ backends, needs, places, ...self }, running) {

@@ -23,7 +23,13 @@ export function importOf(behaviour = "", name = "fake"): ImportRequest {
 
 export function testSettings(dataDir: string, databaseUrl: string | null, more: Record<string, string> = {}): Settings {
   const database = databaseUrl === null ? {} : { DATABASE_URL: databaseUrl };
-  const short = { RETRY_DELAY_MS: "50", STOP_TIMEOUT_SECONDS: "10", SAVE_EVERY_SECONDS: "1", COMPUTE_THREADS: "1" };
+  const short = {
+    RETRY_DELAY_MS: "50",
+    WORKER_LOST_SECONDS: "6",
+    STOP_TIMEOUT_SECONDS: "10",
+    SAVE_EVERY_SECONDS: "1",
+    COMPUTE_THREADS: "1",
+  };
   return parseSettings({ DATA_DIR: dataDir, ...database, ...short, ...more });
 }
 

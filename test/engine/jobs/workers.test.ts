@@ -25,7 +25,7 @@ const waitMs = 120_000;
 /** Tokens of trainings that are interrupted, in which a kill comes before the end, and of others. */
 const long = 2_560;
 const short = 64;
-const savedEvery = 320;
+const savedEvery = 512;
 /** Backends of the far worker; the near one has `wasm`. */
 const farBackends = ["cpu", "webgpu"];
 const text = Array.from({ length: 40 }, (_, i) => `${i} green bottles hanging on the wall, and ${i + 1} more. `);
@@ -110,6 +110,7 @@ describe("workers on several machines", { ...needsPostgres(), concurrency: farBa
           DATA_DIR: dataDir,
           DATABASE_URL: databaseUrl,
           SAVE_EVERY_SECONDS: "1",
+          WORKER_LOST_SECONDS: "6",
           COMPUTE_THREADS: "1",
         };
         const env = { ...computeEnvironment(), ...environment, LOG_LEVEL: "silent", STOP_TIMEOUT_SECONDS: "20" };
@@ -159,11 +160,11 @@ describe("workers on several machines", { ...needsPostgres(), concurrency: farBa
         const waiting = await call(`/v1/jobs/${near.id}`);
         assert.equal(waiting.status, "queued");
         assert.match(waiting.waiting_reason, new RegExp(`no living worker has backend wasm; theirs are ${far}`));
-        const whole = await result(await training(far, long));
+        const undisturbed = await training(far, long);
+        const nearWorker = await startWorker("wasm", sharedDir);
+        const whole = await result(undisturbed);
         assert.equal(whole.backend, far);
         assert.equal(whole.worker, (await workerOf(farWorker.pid)).id);
-
-        const nearWorker = await startWorker("wasm", sharedDir);
         const done = await result(near);
         assert.equal(done.worker, (await workerOf(nearWorker.pid)).id);
         const auto = await result(await training("auto", short));
