@@ -36,14 +36,20 @@ export function computeBlocks(
   { at, stride }: Rows,
 ): void {
   const all = blocksOf(vocabSize);
-  const size = Math.max(leastBlocks, Math.ceil((all * rows) / (mostParts - rows)));
+  const size = Math.max(leastBlocks, Math.ceil((all * rows) / mostParts));
   const perRow = Math.ceil(all / size);
-  member.each(rows * perRow, (part) => {
-    const row = at + Math.floor(part / perRow) * stride * 4;
-    const block = (part % perRow) * size;
+  const items = rows * perRow;
+  // Rows of few blocks may be more than there are parts.
+  const byParts = Math.ceil(items / mostParts);
+  const compute = (item: number): void => {
+    const row = at + Math.floor(item / perRow) * stride * 4;
+    const block = (item % perRow) * size;
     const { maxima, sums } = blocksAt(row, vocabSize);
     const [first, offset] = [block * blockIds, block * bytesOfDouble];
     c.row_blocks(Math.min(vocabSize - first, size * blockIds), 1, row + first * 4, maxima + offset, sums + offset);
+  };
+  member.each(Math.ceil(items / byParts), (part) => {
+    for (let item = part * byParts; item < Math.min(items, (part + 1) * byParts); item++) compute(item);
   });
 }
 

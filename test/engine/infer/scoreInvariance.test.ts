@@ -10,6 +10,7 @@ import { activateTfjs, type TfjsBackendName } from "../../../src/engine/backends
 import { loadServedModel } from "../../../src/engine/infer/loadServedModel.ts";
 import { LogitRow } from "../../../src/engine/infer/logitRow.ts";
 import { logprobOf, rowStats } from "../../../src/engine/infer/logprobs.ts";
+import { scoreStepTokens } from "../../../src/engine/infer/score.ts";
 import type { ScoreRequest, ScoreResult, ServedModel } from "../../../src/engine/infer/servedModel.ts";
 import { kernelsFor, type KernelChoice } from "../../../src/engine/kernels/index.ts";
 import { createWebgpuKernels } from "../../../src/engine/kernels/webgpu/createWebgpuKernels.ts";
@@ -149,6 +150,23 @@ for (const [name, tfjs, load, skip] of backends) {
     });
   });
 }
+
+test("a step all of whose rows are scored, as many as there may be, by one thread and by several", async () => {
+  await activateTfjs("wasm");
+  const { kernels } = await kernelsFor("wasm", "wasm-simd");
+  // Pages of a text: whole windows, one after the other.
+  const pages = Array.from({ length: 5 }, (_, page): ScoreRequest => {
+    return { ids: Array.from({ length: 257 }, (_unused, i) => (page * 77 + i * 31 + i * i) % 501), start: 1 };
+  });
+  assert.ok(pages.length * 256 > scoreStepTokens);
+  const alone: ScoreResult[] = [];
+  for (const threads of [1, 2, 3]) {
+    const model = await loadServedModel(wide.checkpoint, kernels, { threads });
+    if (threads === 1) for (const page of pages) alone.push(...(await model.score([page], signal)));
+    assert.deepEqual(await model.score(pages, signal), alone, `${threads} threads`);
+    model.close();
+  }
+});
 
 test("backends differ by no more than float32 sums in another order, and native not at all from wasm", () => {
   const wasm = measured.get("wasm");
