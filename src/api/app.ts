@@ -5,7 +5,7 @@
  */
 import { Hono, type Context } from "hono";
 import { CodedError } from "../ops/errors.ts";
-import { loadContract, methodsOf, routePath, type Contract, type Operation } from "./contract.ts";
+import { loadContract, methodsOf, operationsAt, routePath, type Contract, type Operation } from "./contract.ts";
 import type { ApiDeps } from "./deps.ts";
 import { problemResponse } from "./errors.ts";
 import { createAuth, isLoopback } from "./middleware/auth.ts";
@@ -15,7 +15,8 @@ import { createRateLimiter } from "./middleware/rateLimit.ts";
 import { requestIdOf } from "./middleware/requestId.ts";
 import { admit, serve, type AnyHandler, type Arrival, type PipelineDeps } from "./pipeline.ts";
 import { createHandlers } from "./routes/index.ts";
-import { openAiOperations } from "./routes/inferenceError.ts";
+import type { ErrorDialect } from "./routes/inferenceError.ts";
+import { errorDialectOf } from "./routes/inferenceError.ts";
 import { createValidator, type Validator } from "./validate.ts";
 
 export interface AppOptions {
@@ -45,7 +46,7 @@ export function createApp(deps: ApiDeps, options: AppOptions = {}): Hono<Env> {
   };
   const handlers = createHandlers({ ...deps, contract, auth: pipeline.auth });
   const app = new Hono<Env>();
-  observe(app, deps, validator, options);
+  observe(app, { ...deps, contract, validator }, options);
   for (const operation of contract.operations) {
     // Hono hands HEAD to the GET route; where the contract has a HEAD of its own, that one serves it
     if (operation.method === "head") continue;
@@ -61,15 +62,17 @@ export function createApp(deps: ApiDeps, options: AppOptions = {}): Hono<Env> {
     await admit(null, c.get("arrival"), pipeline);
     throw unknownRoute(contract, c.req.method, new URL(c.req.url).pathname);
   });
-  app.onError((error, c) => {
-    const forOpenAi = openAiOperations.has(c.get("operation")?.id ?? "");
-    return problemResponse(error, c.get("arrival").requestId, deps.log, forOpenAi);
-  });
+  app.onError((error, c) => problemResponse(error, c.get("arrival").requestId, deps.log, dialectOf(contract, c)));
   return app;
 }
 
+interface ObserveDeps extends ApiDeps {
+  readonly contract: Contract;
+  readonly validator: Validator;
+}
+
 /** Wraps every request, those to unknown routes too. */
-function observe(app: Hono<Env>, deps: ApiDeps, validator: Validator, options: AppOptions): void {
+function observe(app: Hono<Env>, deps: ObserveDeps, options: AppOptions): void {
   const gate = createGate(deps.settings.maxConcurrentRequests, "requests");
   app.use(async (c, next) => {
     const startedMs = performance.now();
@@ -85,7 +88,9 @@ function observe(app: Hono<Env>, deps: ApiDeps, validator: Validator, options: A
     };
     c.set("arrival", arrival);
     // what is thrown outside a route (no such route, no place) does not reach `onError`
-    await within(gate, next).catch((error: unknown) => (c.res = problemResponse(error, requestId, deps.log)));
+    await within(gate, next).catch((error: unknown) => {
+      c.res = problemResponse(error, requestId, deps.log, dialectOf(deps.contract, c));
+    });
     c.res.headers.set("X-Request-Id", requestId);
     for (const [name, value] of Object.entries(arrival.seen.headers)) c.res.headers.set(name, value);
     c.res.headers.set("X-Content-Type-Options", "nosniff");
@@ -95,8 +100,13 @@ function observe(app: Hono<Env>, deps: ApiDeps, validator: Validator, options: A
     };
     logRequest(arrival.log, answered);
     countRequest(deps.metrics, answered);
-    if (options.onBrokenPromise) await judgeAnswer(c, validator, options.onBrokenPromise);
+    if (options.onBrokenPromise) await judgeAnswer(c, deps.validator, options.onBrokenPromise);
   });
+}
+
+/** What the clients of this path look for in an error, whichever method they tried. */
+function dialectOf(contract: Contract, { req }: Context<Env>): ErrorDialect {
+  return errorDialectOf(operationsAt(contract, new URL(req.url).pathname).map(({ id }) => id));
 }
 
 async function within(gate: Gate, work: () => Promise<void>): Promise<void> {

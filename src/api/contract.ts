@@ -111,10 +111,14 @@ export function routePath(operation: Operation): string {
 
 /** @returns the methods that a concrete path has in the contract, in capitals; none for an unknown path. */
 export function methodsOf(contract: Contract, path: string): readonly string[] {
-  const matching = contract.operations.filter((operation) => templatePattern(operation.path).test(path));
-  const found = new Set(matching.map((operation) => operation.method.toUpperCase()));
+  const found = new Set(operationsAt(contract, path).map((operation) => operation.method.toUpperCase()));
   if (found.has("GET")) found.add("HEAD");
   return [...found];
+}
+
+/** @returns the operations of a path, whatever their methods. */
+export function operationsAt(contract: Contract, path: string): readonly Operation[] {
+  return contract.operations.filter((operation) => templatePattern(operation.path).test(path));
 }
 
 function templatePattern(template: string): RegExp {

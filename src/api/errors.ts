@@ -5,7 +5,8 @@
 import type { Logger } from "pino";
 import { CodedError, type ErrorCode } from "../ops/errors.ts";
 import type { Schemas } from "./handlers.ts";
-import { openAiError } from "./routes/inferenceError.ts";
+import type { ErrorDialect } from "./routes/inferenceError.ts";
+import { errorMember } from "./routes/inferenceError.ts";
 
 interface Problem {
   readonly status: number;
@@ -66,8 +67,12 @@ export function publicError(error: unknown): CodedError {
   return new CodedError("internal", message, { cause: error });
 }
 
-/** @returns the problem document of an error; `forOpenAi` adds the member that OpenAI's clients read. */
-export function presentProblem(error: CodedError, requestId: string, forOpenAi = false): Schemas["Problem"] {
+/** @returns the problem document of an error, with what clients of the dialect read beside it. */
+export function presentProblem(
+  error: CodedError,
+  requestId: string,
+  dialect: ErrorDialect = "problem",
+): Schemas["Problem"] {
   const { status, title } = problems[error.code];
   return {
     type: `/docs#${error.code}`,
@@ -78,12 +83,17 @@ export function presentProblem(error: CodedError, requestId: string, forOpenAi =
     request_id: requestId,
     ...(error.fields.length > 0 ? { errors: error.fields.map(({ pointer, detail }) => ({ pointer, detail })) } : {}),
     ...(Object.keys(error.details).length > 0 ? { details: error.details as Schemas["JsonObject"] } : {}),
-    ...(forOpenAi ? { error: openAiError(error) } : {}),
+    ...errorMember(error, dialect),
   };
 }
 
 /** Turns anything thrown into the answer for it, and logs what is the server's fault. */
-export function problemResponse(thrown: unknown, requestId: string, log: Logger, forOpenAi = false): Response {
+export function problemResponse(
+  thrown: unknown,
+  requestId: string,
+  log: Logger,
+  dialect: ErrorDialect = "problem",
+): Response {
   const error = publicError(thrown);
   const { status } = problems[error.code];
   const { code, cause } = error;
@@ -95,5 +105,5 @@ export function problemResponse(thrown: unknown, requestId: string, log: Logger,
   if (error.code === "unauthorized") headers.set("WWW-Authenticate", 'Bearer realm="cambium"');
   const allow = error.details["allow"];
   if (error.code === "method_not_allowed" && typeof allow === "string") headers.set("Allow", allow);
-  return new Response(JSON.stringify(presentProblem(error, requestId, forOpenAi)), { status, headers });
+  return new Response(JSON.stringify(presentProblem(error, requestId, dialect)), { status, headers });
 }

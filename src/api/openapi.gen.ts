@@ -1186,7 +1186,8 @@ export interface components {
             errors?: components["schemas"]["FieldError"][];
             /** @description Facts for programs, depending on the code. */
             details?: components["schemas"]["JsonObject"];
-            error?: components["schemas"]["OpenAiError"];
+            /** @description Under /v2 a text, as the Open Inference Protocol has it. */
+            error?: components["schemas"]["OpenAiError"] | string;
         };
         /** @description On the inference routes only, the same error where OpenAI's clients look for it. */
         OpenAiError: {
@@ -2153,6 +2154,7 @@ export interface components {
         TokenId: number;
         /** @description A text, several texts, token ids, or several lists of token ids. */
         CompletionPrompt: string | string[] | components["schemas"]["TokenId"][] | components["schemas"]["TokenId"][][];
+        /** @description A field that is null is one that is not given. */
         CompletionRequest: {
             model: components["schemas"]["Reference"];
             prompt: components["schemas"]["CompletionPrompt"];
@@ -2201,6 +2203,7 @@ export interface components {
          * @default null
          */
         StopTexts: null | string | string[];
+        /** @description Only with `stream`. */
         StreamOptions: null | {
             /** @description Send a last chunk with the token counts. */
             include_usage?: boolean;
@@ -2260,6 +2263,7 @@ export interface components {
             content: string | components["schemas"]["ChatTextPart"][];
         };
         ChatMessages: components["schemas"]["ChatMessage"][];
+        /** @description A field that is null is one that is not given. */
         ChatCompletionRequest: {
             model: components["schemas"]["Reference"];
             messages: components["schemas"]["ChatMessages"];

@@ -61,9 +61,13 @@ export async function serve(
   const call = { path, query, header, body: body?.value, request, principal, requestId: arrival.requestId };
   const { signal, log } = arrival;
   const run = async (): Promise<Response> => {
-    const reply = await handler({ ...call, signal, log } as unknown as Call<OperationId>);
-    if (isNegotiated(request)) arrival.seen.headers["Vary"] = "Accept";
-    return reply instanceof Response ? reply : jsonResponse(reply, operation, request);
+    try {
+      const reply = await handler({ ...call, signal, log } as unknown as Call<OperationId>);
+      return reply instanceof Response ? reply : jsonResponse(reply, operation, request);
+    } finally {
+      // An error may follow from `Accept` too.
+      if (isNegotiated(request)) arrival.seen.headers["Vary"] = "Accept";
+    }
   };
   const key = operation.method === "post" ? idempotencyKeyOf(request) : null;
   if (key === null) return run();

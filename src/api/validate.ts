@@ -4,7 +4,8 @@
  * find all that is wrong with it, if it is small: the first pass stops at the first finding, so that a large
  * hostile body costs little. Validators are compiled when first needed.
  */
-import { Ajv2020, type ErrorObject, type Options, type ValidateFunction } from "ajv/dist/2020.js";
+import type { AnySchemaObject, ErrorObject, FuncKeywordDefinition, Options, ValidateFunction } from "ajv/dist/2020.js";
+import { Ajv2020 } from "ajv/dist/2020.js";
 import addFormatsModule from "ajv-formats";
 import { CodedError, invariant, type FieldError } from "../ops/errors.ts";
 import type { Contract, Operation, Parameter } from "./contract.ts";
@@ -27,6 +28,19 @@ export interface Validator {
   response(operation: Operation, status: number, contentType: string, body: unknown): void;
 }
 
+/** In OpenAI's API a field that is null is one that is not given: it gets its default before it is judged. */
+const nullMeansDefault: FuncKeywordDefinition = {
+  ...{ keyword: "x-null-means-default", type: "object", schemaType: "boolean", before: "properties" },
+  ...{ modifying: true, errors: false },
+  validate(isSet: boolean, body: Values, schema?: AnySchemaObject) {
+    const properties = (schema?.["properties"] ?? {}) as Record<string, { readonly default?: unknown }>;
+    for (const [name, { default: fallback }] of isSet ? Object.entries(properties) : []) {
+      if (Object.hasOwn(body, name) && body[name] === null && fallback !== undefined) body[name] = fallback;
+    }
+    return true;
+  },
+};
+
 export function createValidator(contract: Contract): Validator {
   const document = withTags(contract.document) as object;
   const create = (options: Options): Ajv2020 => {
@@ -36,6 +50,7 @@ export function createValidator(contract: Contract): Validator {
     });
     // strict mode wants every key that it passes on the way into the document to be known
     ajv.addVocabulary(["x-ts-type", ...Object.keys(document)]);
+    ajv.addKeyword(nullMeansDefault);
     return addFormats(ajv).addSchema(document, "contract", undefined, false);
   };
   const first = once(() => create({ useDefaults: true }));

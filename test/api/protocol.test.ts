@@ -84,6 +84,26 @@ describe("without keys, on loopback", () => {
     assert.match((await api.call("GET", "/", { headers: { Accept: "text/html,*/*;q=0.8" } })).body, /<h1>Cambium/);
   });
 
+  test("where Accept decides, every answer says so to caches, a refusal and a 304 too, and no other does", async () => {
+    const { body: job } = await api.call("POST", "/v1/checkpoints", { body: { source: tinySource } });
+    const decided = ["/", "/v1/benchmarks/results", `/v1/jobs/${job.id}/events`, `/v1/jobs/${job.id}/metrics`];
+    for (const path of decided) {
+      for (const [accept, wanted] of [
+        ["*/*", 200],
+        ["image/png", 406],
+      ] as const) {
+        const { status, headers } = await api.call("GET", path, { headers: { Accept: accept } });
+        assert.deepEqual([status, headers.get("vary")], [wanted, "Accept"], `${path} as ${accept}`);
+      }
+    }
+    const { headers } = await api.call("GET", "/v1/benchmarks/results");
+    const again = await api.call("GET", "/v1/benchmarks/results", {
+      headers: { "If-None-Match": headers.get("etag")! },
+    });
+    assert.deepEqual([again.status, again.headers.get("vary")], [304, "Accept"]);
+    assert.equal((await api.call("GET", "/v1/jobs")).headers.get("vary"), null);
+  });
+
   test("Idempotency-Key: a repeat gets the first answer, another body 422, another path is another key", async () => {
     const headers = { "Idempotency-Key": "abc" };
     const request = { body: { name: "once", source: tinySource }, headers };

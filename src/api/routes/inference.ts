@@ -65,6 +65,7 @@ interface Parts extends InferenceDeps {
 function completionHandler(parts: Parts): Handler<"createCompletion"> {
   const { findModel, tokenizers } = parts;
   return async ({ body, signal }) => {
+    checkStreamOptions(body);
     const model = await findModel(body.model);
     const prompts = await readPrompts(body.prompt, body.echo && body.logprobs !== null, model, tokenizers);
     if (prompts.length * body.n > maxChoices) {
@@ -97,6 +98,7 @@ function completionHandler(parts: Parts): Handler<"createCompletion"> {
 function chatHandler(parts: Parts): Handler<"createChatCompletion"> {
   const { findModel, tokenizers } = parts;
   return async ({ body, signal }) => {
+    checkStreamOptions(body);
     const model = await findModel(body.model);
     const source = requireTokenizer(model);
     const tokenizer = await loadTokenizer(model, tokenizers);
@@ -130,6 +132,12 @@ function chatHandler(parts: Parts): Handler<"createChatCompletion"> {
     if (!body.stream) return { status: 200, body: await wholeChat(job, presentation, deltas) };
     return streamChunks(chatChunks(job, presentation, deltas), left, signal);
   };
+}
+
+/** @throws invalid_request for what could not be honoured */
+function checkStreamOptions(body: Pick<Schemas["CompletionRequest"], "stream" | "stream_options">): void {
+  if (body.stream || (body.stream_options ?? null) === null) return;
+  throw wrong("/stream_options", "needs stream to be true");
 }
 
 /** Two names for one thing: the newer one goes first, and both are taken only where they agree. */

@@ -1,6 +1,7 @@
 /**
- * The shape in which OpenAI's clients look for an error: a member `error` of the body, or of a stream's chunk. The
- * inference routes put it beside the members of RFC 9457, so that both kinds of client read what went wrong.
+ * The shapes in which clients of other APIs look for an error: OpenAI's in a member `error` of the body, or of a
+ * stream's chunk, those of the Open Inference Protocol in a text of that name. Their routes put it beside the members
+ * of RFC 9457, so that both kinds of client read what went wrong.
  */
 import type { CodedError } from "../../ops/errors.ts";
 
@@ -12,8 +13,11 @@ export interface OpenAiError {
   readonly code: string;
 }
 
-/** Operations whose problems carry `error`; by id, as in openapi.yaml. */
-export const openAiOperations: ReadonlySet<string> = new Set([
+/** `problem` is RFC 9457 alone. */
+export type ErrorDialect = "problem" | "openai" | "open_inference";
+
+/** By id, as in openapi.yaml. */
+const openAiOperations: ReadonlySet<string> = new Set([
   "listModels",
   "getModel",
   "createCompletion",
@@ -23,7 +27,27 @@ export const openAiOperations: ReadonlySet<string> = new Set([
   "getTokenizerInfo",
 ]);
 
-/** @returns the member `error`. */
+const openInferenceOperations: ReadonlySet<string> = new Set([
+  "getProtocolServer",
+  "getProtocolLive",
+  "getProtocolReady",
+  "getProtocolModel",
+  "getProtocolModelReady",
+]);
+
+/** @param ids operations of one path */
+export function errorDialectOf(ids: readonly string[]): ErrorDialect {
+  if (ids.some((id) => openAiOperations.has(id))) return "openai";
+  return ids.some((id) => openInferenceOperations.has(id)) ? "open_inference" : "problem";
+}
+
+/** @returns what a problem carries beside its own members. */
+export function errorMember(error: CodedError, dialect: ErrorDialect): { error?: OpenAiError | string } {
+  if (dialect === "problem") return {};
+  return { error: dialect === "openai" ? openAiError(error) : error.message };
+}
+
+/** @returns the member `error` as OpenAI's clients read it. */
 export function openAiError(error: CodedError): OpenAiError {
   const pointer = error.fields[0]?.pointer ?? "";
   return {

@@ -255,6 +255,8 @@ test("the Open Inference Protocol tells of the server's health and of its models
     { name: "logits", datatype: "FP32", shape: [-1, -1, 140] },
   ]);
   assert.deepEqual(await get("/v2/models/ckpt_chatty/ready"), [200, { name: "ckpt_chatty", ready: true }]);
-  assert.equal((await get("/v2/models/nobody"))[0], 404);
+  const [missing, problem] = await get("/v2/models/nobody");
+  const { error } = problem as { error: string };
+  assert.deepEqual([missing, error], [404, 'no checkpoint "nobody"'], "an error is a text in that protocol");
   assert.equal((await get("/v2/models/nobody/ready"))[0], 404);
 });

@@ -212,8 +212,12 @@ test("whatever would not be honoured is refused with 400 and its name, null or n
     ...{ user: "me", top_k: 5, min_p: 0.1, repetition_penalty: 1.1, ignore_eos: true, prompt_logprobs: 1 },
     ...{ stop_token_ids: [3], guided_json: {}, min_tokens: 2, skip_special_tokens: false, response_format: {} },
   };
-  for (const [name, value] of Object.entries(fields)) {
-    for (const stream of [false, true]) {
+  for (const [name, wanted] of Object.entries(fields)) {
+    for (const [stream, value] of [
+      [false, wanted],
+      [true, wanted],
+      [false, null],
+    ]) {
       const run = client.completions.create({
         ...{ model: "ckpt_spoken", prompt: "Hi", stream, [name]: value },
       } as unknown as Params);
@@ -223,5 +227,34 @@ test("whatever would not be honoured is refused with 400 and its name, null or n
         return true;
       });
     }
+  }
+});
+
+test("a field that is null is one that is not given, in both kinds of completion", async () => {
+  const asked = { model: "ckpt_spoken", prompt: "Hi", seed: 3 };
+  const nulls = { max_tokens: null, temperature: null, top_p: null, n: null, echo: null, stream: null };
+  const more = { stop: null, logprobs: null, stream_options: null };
+  const given = await client.completions.create({ ...asked, ...nulls, ...more });
+  assert.deepEqual(given.choices, (await client.completions.create(asked)).choices);
+  assert.equal(given.usage?.completion_tokens, 16, "as many as are made unless told");
+  const messages: OpenAI.ChatCompletionMessageParam[] = [{ role: "user", content: "Hi" }];
+  const chat = { model: "ckpt_spoken", messages, seed: 3 };
+  const unset = { temperature: null, top_p: null, n: null, logprobs: null, stream: null, max_tokens: null };
+  const answer = await client.chat.completions.create({ ...chat, ...unset, max_completion_tokens: 9 });
+  const plain = await client.chat.completions.create({ ...chat, max_completion_tokens: 9 });
+  assert.deepEqual(answer.choices, plain.choices);
+  for (const required of ["model", "prompt"]) {
+    const run = client.completions.create({ ...asked, [required]: null } as unknown as Params);
+    await assert.rejects(run, (error) => error instanceof BadRequestError && error.param === required);
+  }
+});
+
+test("stream_options without a stream are refused, not ignored", async () => {
+  const options = { model: "ckpt_spoken", stream: false, stream_options: { include_usage: true } } as const;
+  for (const run of [
+    client.completions.create({ ...options, prompt: "Hi" }),
+    client.chat.completions.create({ ...options, messages: [{ role: "user", content: "Hi" }] }),
+  ]) {
+    await assert.rejects(run, (error) => error instanceof BadRequestError && error.param === "stream_options");
   }
 });

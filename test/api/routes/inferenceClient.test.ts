@@ -78,6 +78,12 @@ test("404: an unknown model on every route, and a route of OpenAI's that is not 
   await fails(client.embeddings.create({ model: "ckpt_table", input: "x" }), errors.NotFoundError, null, /embeddings/);
 });
 
+test("405: a method that a route of OpenAI's does not have", async () => {
+  const client = clientOf();
+  await fails(client.get("/completions"), errors.APIError, "method_not_allowed", /it has POST/);
+  await fails(client.delete("/models/ckpt_table"), errors.APIError, "method_not_allowed", /it has GET/);
+});
+
 test("400 and 422: the field is named in `param`; a checkpoint without a template says so", async () => {
   const client = clientOf();
   for (const stream of [false, true]) {
