@@ -2500,7 +2500,8 @@ export interface components {
         JobPath: components["schemas"]["JobId"];
         /**
          * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-         *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+         *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+         *     streams and answers above 4 MiB, after which the key is free.
          */
         IdempotencyKey: string;
         /**
@@ -2730,7 +2731,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /**
@@ -2994,7 +2996,8 @@ export interface operations {
             header: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /** @description Version of the tus protocol. */
@@ -3268,7 +3271,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };
@@ -3301,7 +3305,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /**
@@ -3359,7 +3364,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /**
@@ -3449,7 +3455,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /**
@@ -3541,7 +3548,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /**
@@ -3571,7 +3579,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /**
@@ -3601,7 +3610,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /**
@@ -3802,7 +3812,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
                 /**
@@ -3965,7 +3976,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };
@@ -4074,7 +4086,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };
@@ -4107,7 +4120,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };
@@ -4140,7 +4154,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };
@@ -4172,7 +4187,8 @@ export interface operations {
             header?: {
                 /**
                  * @description Any string of the client's choice, new for each piece of work. A repeat with the same body gets the stored
-                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h.
+                 *     answer, with another body 422, while the first is still being answered 409. Kept for 24 h, but for failures,
+                 *     streams and answers above 4 MiB, after which the key is free.
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };

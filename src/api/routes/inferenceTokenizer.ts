@@ -21,7 +21,9 @@ export function createTokenizerHandlers(findModel: FindModel, tokenizers: Tokeni
       return { status: 200, body: { tokens, count: tokens.length, max_model_len, token_strs } };
     },
     async detokenize({ body }) {
-      const source = requireTokenizer(await findModel(body.model ?? null));
+      const model = await findModel(body.model ?? null);
+      const source = requireTokenizer(model);
+      checkTokens(body.tokens, model);
       return { status: 200, body: { prompt: await tokenizers.decode(source, body.tokens) } };
     },
     async getTokenizerInfo({ query }) {
@@ -42,6 +44,14 @@ export function createTokenizerHandlers(findModel: FindModel, tokenizers: Tokeni
       };
     },
   };
+}
+
+/** @throws invalid_request for an id that no token of the model has: it stands for no text */
+function checkTokens(tokens: readonly number[], { row, checkpoint }: InferenceModel): void {
+  const { vocabSize } = checkpoint.manifest.config;
+  const bad = tokens.findIndex((id) => id >= vocabSize);
+  if (bad < 0) return;
+  throw wrong(`/tokens/${bad}`, `is id ${tokens[bad]}; ids of ${row.id} are 0 to ${vocabSize - 1}`);
 }
 
 /** The text, and whether special tokens are added: by default to a prompt, but not to what a template has written. */

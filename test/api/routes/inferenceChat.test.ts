@@ -235,6 +235,9 @@ test("tokenizing takes a text or a conversation, with special tokens as vLLM add
   for (const wrong of [{ ...conversation, prompt: "ab" }, { model: "ckpt_chatty" }, { prompt: "a", text: "b" }]) {
     assert.equal((await post("/tokenize", wrong)).status, 400);
   }
+  const beyond = await post("/detokenize", { model: "ckpt_chatty", tokens: [97, 140] });
+  assert.equal(beyond.status, 400);
+  assert.match(JSON.stringify(beyond.body), /tokens\/1 is id 140; ids of ckpt_chatty are 0 to 139/);
   const info = await (await fetch(`${server.url}/tokenizer_info?model=ckpt_chatty`)).json();
   assert.equal((info as { bos_token: string }).bos_token, "<s>");
   assert.match((info as { chat_template: string }).chat_template, /add_generation_prompt/);

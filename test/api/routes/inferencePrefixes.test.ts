@@ -23,7 +23,8 @@ const clientOf = ({ url }: InferenceServer): OpenAI =>
 before(async () => {
   const checkpoints = [tiny.checkpoint, chatty.checkpoint];
   keeping = await startInferenceServer(checkpoints);
-  plain = await startInferenceServer(checkpoints, { limits: { keepPrompts: false } });
+  // Room for one context and no more.
+  plain = await startInferenceServer(checkpoints, { limits: { keepPrompts: false, maxCacheBytes: 1 } });
   [client, reference] = [clientOf(keeping), clientOf(plain)];
 });
 after(async () => {
@@ -138,4 +139,19 @@ test("a server told to keep nothing keeps nothing", async () => {
   for (let i = 0; i < 2; i++) {
     assert.equal(cached(await reference.completions.create({ ...settings, prompt: `four: ${text}` })), 0);
   }
+});
+
+test("where caches have room for one context, choices of a long prompt share its pages and run together", async () => {
+  const prompt = Array.from({ length: 500 }, (_, i) => (i * 7 + i * i) % 250);
+  const asked = { ...settings, prompt, max_tokens: 12, n: 6 };
+  const alone = await client.completions.create(asked);
+  const steps = async () => [
+    await metric(plain.url, "cambium_serving_batch_sequences_sum"),
+    await metric(plain.url, "cambium_serving_batch_sequences_count"),
+  ];
+  const before = await steps();
+  assert.deepEqual(said(await reference.completions.create(asked)), said(alone));
+  const [sequences = 0, count = 0] = (await steps()).map((value, i) => value - before[i]!);
+  // Of 640 positions 448 are shared, and each choice has 64 of its own. One after the other it would be one a step.
+  assert.ok(sequences > 1.5 * count, `${sequences} sequences in ${count} steps`);
 });
