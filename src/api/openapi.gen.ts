@@ -4031,7 +4031,7 @@ export interface operations {
     listModels: {
         parameters: {
             query: {
-                /** @description Models in this page. */
+                /** @description Models in this page. OpenAI's clients ask for no second one. */
                 limit: number;
                 /** @description `next` of the page before. */
                 after?: components["parameters"]["After"];

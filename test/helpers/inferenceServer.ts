@@ -2,6 +2,7 @@
  * The HTTP app listening on loopback over given checkpoints and a real pool, without a database: the store holds
  * what it is given. Answers are judged by the contract; `close` fails when one broke it.
  */
+import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { getRequestListener } from "@hono/node-server";
@@ -66,10 +67,14 @@ function storeOf(
   return {
     checkpoints: {
       get: async (idOrName: string) => rowOf(find(idOrName), names),
-      list: async ({ limit }: { limit: number }) => ({
-        rows: [...checkpoints.values()].slice(0, limit).map((checkpoint) => rowOf(checkpoint, names)),
-        next: null,
-      }),
+      list: async ({ limit, after = "0" }: { limit: number; after?: string }) => {
+        assert.ok(limit >= 1 && limit <= 100, `a page of ${limit}`);
+        const end = Number(after) + limit;
+        return {
+          rows: [...checkpoints.values()].slice(Number(after), end).map((checkpoint) => rowOf(checkpoint, names)),
+          next: end < checkpoints.size ? String(end) : null,
+        };
+      },
       resolve: async (row: CheckpointRow) => find(row.id),
     },
     ping: async () => undefined,

@@ -33,6 +33,9 @@ export type InferenceHandlers = HandlersOf<InferenceOperations>;
 
 /** Choices of one request, at most. */
 const maxChoices = 1024;
+/** Models of a page, unless fewer are asked for, and what the store is asked for at a time. */
+const maxModels = 1000;
+const maxRows = 100;
 
 /** @returns the handlers; `tokenizers` is made here unless given, and needs no closing. */
 export function createInferenceHandlers(
@@ -45,15 +48,29 @@ export function createInferenceHandlers(
   return {
     async listModels({ query }) {
       const { limit, after } = query;
-      const page = await store.checkpoints.list({ limit: limit ?? 100, ...(after === undefined ? {} : { after }) });
-      const data = page.rows.map(presentModel);
-      return { status: 200, body: { object: "list", data, has_more: page.next !== null, next: page.next } };
+      const { data, next } = await modelsOf(store, limit ?? maxModels, after);
+      return { status: 200, body: { object: "list", data, has_more: next !== null, next } };
     },
     getModel: async ({ path }) => ({ status: 200, body: presentModel(await store.checkpoints.get(path.model)) }),
     createCompletion: completionHandler(parts),
     createChatCompletion: chatHandler(parts),
     ...createTokenizerHandlers(findModel, tokenizers),
   };
+}
+
+async function modelsOf(
+  store: Store,
+  limit: number,
+  after?: string,
+): Promise<{ data: Schemas["Model"][]; next: string | null }> {
+  const data: Schemas["Model"][] = [];
+  for (let next = after; ;) {
+    const rows = Math.min(maxRows, limit - data.length);
+    const page = await store.checkpoints.list({ limit: rows, ...(next === undefined ? {} : { after: next }) });
+    data.push(...page.rows.map(presentModel));
+    if (page.next === null || data.length >= limit) return { data, next: page.next };
+    next = page.next;
+  }
 }
 
 interface Parts extends InferenceDeps {

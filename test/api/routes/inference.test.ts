@@ -59,6 +59,31 @@ test("models are listed and found by id and by name", async () => {
   assert.deepEqual([model.id, model.object, model.created], ["ckpt_spoken", "model", 1_700_000_000]);
 });
 
+test("a client that asks once is told of hundreds of models, and of all by asking on", async () => {
+  const { checkpoints } = server;
+  const [first] = [...checkpoints.values()];
+  const own = [...checkpoints.keys()];
+  const more = Array.from({ length: 250 }, (_, i) => `ckpt_more${i}`);
+  for (const id of more) checkpoints.set(id, { ...first!, id });
+  const all = [...own, ...more];
+  assert.deepEqual(
+    (await client.models.list()).data.map(({ id }) => id),
+    all,
+  );
+  const seen: string[] = [];
+  for (let after: string | null = ""; after !== null;) {
+    const query = `limit=120${after === "" ? "" : `&after=${after}`}`;
+    const page = (await (await fetch(`${server.url}/v1/models?${query}`)).json()) as {
+      data: { id: string }[];
+      next: string | null;
+    };
+    seen.push(...page.data.map(({ id }) => id));
+    after = page.next;
+  }
+  assert.deepEqual(seen, all);
+  for (const id of more) checkpoints.delete(id);
+});
+
 test("a completion is reproducible by its seed and counts its tokens", async () => {
   const first = await complete();
   const again = await complete();
