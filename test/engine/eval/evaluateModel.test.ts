@@ -131,7 +131,8 @@ describe("stories260K measures as in lm_eval", needsShared(stories, benchmarks, 
   before(async () => {
     await activateTfjs("wasm");
     checkpoint = withLength(resolveFolder(stories ?? ""), 2048);
-    model = await loadServedModel(checkpoint, (await kernelsFor("wasm")).kernels);
+    // Several threads, as a server has them: whole pages of WikiText fill steps of scored rows.
+    model = await loadServedModel(checkpoint, (await kernelsFor("wasm")).kernels, { threads: 2 });
     blobDir = mkdtempSync(join(tmpdir(), "cambium-eval-"));
   });
   after(() => {
