@@ -1,11 +1,12 @@
 /**
  * Compiles the C kernels of `src/engine/kernels/wasm/c` to the committed `kernels.simd128.wasm` and
- * its relaxed siblings, those of `src/engine/kernels/inference/c` to `inference.*.wasm` and those of
- * `src/engine/growth/c` to `rows.wasm`: `node scripts/buildKernels.ts`. Needed only after a change of the C sources;
+ * its relaxed siblings, those of `src/engine/kernels/inference/c` to `inference.*.wasm` and, for the machine itself, to
+ * the shared library `inference.avx512.so`, and those of `src/engine/growth/c` to `rows.wasm`:
+ * `node scripts/buildKernels.ts`. Needed only after a change of the C sources;
  * wants clang 19.1.7 and its linker (Debian 12: `apt-get install clang-19 lld-19 libclang-common-19-dev`), because another
  * compiler may give other bytes and a test holds the committed files to the sources.
  *
- * The kernels run on the heap of the tfjs backend, so a module with memory of its own would overwrite tensors: a
+ * The wasm kernels run on the heap of the tfjs backend, so a module with memory of its own would overwrite tensors: a
  * function with a stack frame (-Wframe-larger-than=0) or a module with a data segment is refused here.
  */
 import { execFileSync } from "node:child_process";
@@ -22,23 +23,13 @@ const compileTimeoutMs = 180_000;
 /** The one that the committed files were built with. */
 const compilerVersion = "19.1.7";
 
-const commonFlags = [
-  "--target=wasm32",
-  "-std=c17",
-  "-ffreestanding",
-  "-nostdlib",
-  "-O3",
-  "-ffp-contract=off",
-  "-fno-math-errno",
-  "-msimd128",
-  "-mbulk-memory",
-  "-Wall",
-  "-Wextra",
-  "-Werror",
-  "-Wframe-larger-than=0",
-  "-Wl,--no-entry",
-  "-Wl,--import-memory",
-  "-Wl,--strip-all",
+const languageFlags = [
+  ...["-std=c17", "-ffreestanding", "-nostdlib", "-O3", "-ffp-contract=off", "-fno-math-errno"],
+  ...["-Wall", "-Wextra", "-Werror", "-Wl,--strip-all"],
+];
+const wasmFlags = [
+  ...["--target=wasm32", "-msimd128", "-mbulk-memory", "-Wframe-larger-than=0"],
+  ...["-Wl,--no-entry", "-Wl,--import-memory"],
 ];
 
 /** The builds: file name and the flags that make it differ. */
@@ -55,6 +46,16 @@ export const inferenceBuilds = {
   "inference.relaxed.wasm": ["-mrelaxed-simd"],
   "inference.relaxed256.wasm": ["-mrelaxed-simd", "-DNR=16"],
 } as const satisfies Record<string, readonly string[]>;
+
+/**
+ * The one for processors with AVX-512: x86-64-v4 of the psABI for x86-64. Of C's library it wants memcpy and memset,
+ * which the process has, whichever library that is. The header in `avx512/` stands in for WebAssembly's intrinsics.
+ */
+export const machineBuild = "inference.avx512.so";
+const machineFlags = [
+  ...["--target=x86_64-unknown-linux-gnu", "-march=x86-64-v4", "-mprefer-vector-width=512", "-DNR=16", "-I../avx512"],
+  ...["-fPIC", "-fvisibility=hidden", "-shared", "-Wl,--build-id=none"],
+];
 
 /** @returns null when the compiler is there, else what is missing. */
 export function missingCompiler(): string | null {
@@ -73,32 +74,41 @@ export function missingCompiler(): string | null {
 
 /** @returns the bytes of one build, compiled from the sources as they are now. */
 export function compileKernels(name: keyof typeof kernelBuilds): Buffer {
-  return compile(kernelFolder, name, kernelBuilds[name]);
+  return compileWasm(kernelFolder, name, kernelBuilds[name]);
 }
 
 /** @returns the bytes of one build of the kernels of inference, compiled from the sources as they are now. */
 export function compileInference(name: keyof typeof inferenceBuilds): Buffer {
-  return compile(inferenceFolder, name, [...sharedFlags, ...inferenceBuilds[name]]);
+  return compileWasm(inferenceFolder, name, [...sharedFlags, ...inferenceBuilds[name]]);
+}
+
+/** @returns the bytes of the kernels of inference for AVX-512, compiled from the sources as they are now. */
+export function compileMachine(): Buffer {
+  return compile(inferenceFolder, machineBuild, machineFlags, ["../avx512/address.c"]);
 }
 
 /** @returns the bytes of the kernel that builds rows of grown matrices, compiled from its source as it is now. */
 export function compileRowKernel(): Buffer {
-  return compile(growthFolder, rowKernelName, []);
+  return compileWasm(growthFolder, rowKernelName, []);
 }
 
-function compile(folder: string, name: string, ownFlags: readonly string[]): Buffer {
+function compileWasm(folder: string, name: string, ownFlags: readonly string[]): Buffer {
+  const bytes = compile(folder, name, [...wasmFlags, ...ownFlags]);
+  refuseOwnMemory(name, bytes);
+  return bytes;
+}
+
+function compile(folder: string, name: string, ownFlags: readonly string[], more: readonly string[] = []): Buffer {
   const sources = readdirSync(join(folder, "c"))
     .filter((file) => file.endsWith(".c"))
     .sort();
   const scratch = mkdtempSync(join(tmpdir(), "kernels-"));
   try {
     const output = join(scratch, name);
-    const flags = [...commonFlags, ...ownFlags, "-fuse-ld=lld", "-o", output];
+    const flags = [...languageFlags, ...ownFlags, "-fuse-ld=lld", "-o", output];
     const options = { cwd: join(folder, "c"), stdio: "inherit", timeout: compileTimeoutMs } as const;
-    execFileSync("clang-19", [...flags, ...sources], options);
-    const bytes = readFileSync(output);
-    refuseOwnMemory(name, bytes);
-    return bytes;
+    execFileSync("clang-19", [...flags, ...sources, ...more], options);
+    return readFileSync(output);
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
@@ -134,5 +144,6 @@ if (import.meta.main) {
   for (const name of Object.keys(inferenceBuilds) as (keyof typeof inferenceBuilds)[]) {
     write(join(inferenceFolder, name), compileInference(name));
   }
+  write(join(inferenceFolder, machineBuild), compileMachine());
   write(join(growthFolder, rowKernelName), compileRowKernel());
 }

@@ -1,9 +1,11 @@
 /**
  * The backend `native`: as `wasm`, with the matrix products done by a BLAS of the machine, several times as fast. It
  * is preferred where the library is there; where it is not, the probe says where it can be had and nothing else is
- * missed. With oneDNN and a processor that multiplies bfloat16 it trains with precision bf16 too.
+ * missed. With oneDNN and a processor that multiplies bfloat16 it trains with precision bf16 too; on one with AVX-512
+ * generation and scoring have kernels built for it.
  */
 import type { Backend, BackendOptions, BackendProbe } from "./backend.ts";
+import { missingAvx512 } from "../kernels/inference/avx512.ts";
 import { openBlas } from "../kernels/native/blas.ts";
 import { openOneDnn } from "../kernels/native/oneDnn.ts";
 import { createTfjsBackend } from "./tfjsBackend.ts";
@@ -33,11 +35,18 @@ function nativeProbe(options: BackendOptions): Backend["probe"] {
       // Of the smallest memory there is: loading the library is the probe.
       const blas = await openBlas(new WebAssembly.Memory({ initial: 1 }));
       const { features, refusal } = await probeBf16();
-      return { ...wasm, features: { ...wasm.features, blas: blas.name, ...features }, precisions: { bf16: refusal } };
+      const own = { blas: blas.name, ...inferenceFeatures(wasm.features["kernels"]), ...features };
+      return { ...wasm, features: { ...wasm.features, ...own }, precisions: { bf16: refusal } };
     } catch (error) {
       return { ...wasm, available: false, reason: messageOf(error), features: {} };
     }
   };
+}
+
+/** What generation and scoring are computed by. @param kernels name of the wasm kernels */
+function inferenceFeatures(kernels: BackendProbe["features"][string] | undefined): BackendProbe["features"] {
+  const missing = kernels === "wasm-relaxed256" ? missingAvx512() : `it goes with wasm-relaxed256, not ${kernels}`;
+  return missing === null ? { inference: "avx512" } : { inference: kernels ?? "", inference_reason: missing };
 }
 
 async function probeBf16(): Promise<{ features: BackendProbe["features"]; refusal: string | null }> {

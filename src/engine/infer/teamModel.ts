@@ -13,13 +13,12 @@ import type { TensorRef } from "../../ops/tensor.ts";
 import { maskOfNames, maskedValues } from "../../ops/growth/index.ts";
 import { TensorReader } from "../checkpoint/tensorReader.ts";
 import type { InferenceFunctions } from "../kernels/inference/module.ts";
-import { loadInferenceKernels } from "../kernels/inference/module.ts";
-import { PanelPacker, PanelProducts, blasAgrees, panelScratchFloats } from "../kernels/inference/panels.ts";
+import { chooseBuild, openBuild } from "../kernels/inference/build.ts";
+import { PanelPacker, PanelProducts, panelScratchFloats } from "../kernels/inference/panels.ts";
 import type { PanelMatrix } from "../kernels/inference/panels.ts";
 import { SharedHeap } from "../kernels/inference/sharedHeap.ts";
 import { TeamMember, controlWords } from "../kernels/inference/team.ts";
 import type { InferenceKernels } from "../kernels/kernels.ts";
-import { openBlas } from "../kernels/native/blas.ts";
 import type { TeamLlama, TeamThread } from "../model/teamLlama.ts";
 import { fewRows, paneled } from "../model/teamLlama.ts";
 import type { BatchDecoder } from "./decoder.ts";
@@ -73,13 +72,12 @@ async function valuesOf(
 export async function openTeamModel(
   config: LlamaConfig,
   weights: WeightSource,
-  { variant, blas: wantBlas }: InferenceKernels,
+  kernels: InferenceKernels,
   threads: number,
 ): Promise<TeamModel> {
   const heap = new SharedHeap();
-  const c = await loadInferenceKernels(variant, heap.memory);
-  const library = wantBlas ? await openBlas(heap.memory) : null;
-  const blas = library && blasAgrees(heap, c, library) ? library : null;
+  const build = await chooseBuild(kernels, heap);
+  const { c, blas } = await openBuild(build, heap.memory);
   const control = heap.take(controlWords * 4);
   const plan = heap.take(planWords * 4);
   const words = new Int32Array(heap.memory.buffer, control, controlWords).fill(0);
@@ -87,7 +85,7 @@ export async function openTeamModel(
   const model = await placeWeights(config, weights, new PanelPacker(heap, c));
   const memoryBytes = heap.usedBytes - before;
   const scratch = (): Scratch => takeScratch(heap, c, model, blas !== null);
-  const shared = { memory: heap.memory, variant, blas: blas !== null, threads, model, control, plan };
+  const shared = { memory: heap.memory, build, threads, model, control, plan };
   const helpers: Worker[] = [];
   const close = (): void => helpers.forEach((helper) => void helper.terminate());
   try {

@@ -4,11 +4,10 @@
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { toErrorRecord } from "../../ops/errors.ts";
-import { loadInferenceKernels } from "../kernels/inference/module.ts";
+import type { InferenceBuild } from "../kernels/inference/build.ts";
+import { openBuild } from "../kernels/inference/build.ts";
 import { PanelProducts } from "../kernels/inference/panels.ts";
 import { TeamMember, controlWords } from "../kernels/inference/team.ts";
-import { openBlas } from "../kernels/native/blas.ts";
-import type { KernelVariant } from "../kernels/wasm/variants.ts";
 import type { TeamLlama } from "../model/teamLlama.ts";
 import { runTeamStep } from "../model/teamLlama.ts";
 import { planWords, readPlan, stepOf } from "./teamPlan.ts";
@@ -16,9 +15,7 @@ import { planWords, readPlan, stepOf } from "./teamPlan.ts";
 /** Given to a helper thread. */
 export interface TeamThreadData {
   readonly memory: WebAssembly.Memory;
-  readonly variant: KernelVariant;
-  /** Whether products of many rows go to the machine's BLAS. */
-  readonly blas: boolean;
+  readonly build: InferenceBuild;
   readonly threads: number;
   /** Which of them this is, from 1. */
   readonly thread: number;
@@ -32,9 +29,9 @@ export interface TeamThreadData {
 }
 
 async function start(): Promise<void> {
-  const { memory, variant, blas, threads, thread: own, model, ...at } = workerData as TeamThreadData;
-  const c = await loadInferenceKernels(variant, memory);
-  const products = new PanelProducts(c, blas ? await openBlas(memory) : null, at.productScratch);
+  const { memory, build, threads, thread: own, model, ...at } = workerData as TeamThreadData;
+  const { c, blas } = await openBuild(build, memory);
+  const products = new PanelProducts(c, blas, at.productScratch);
   const member = new TeamMember(new Int32Array(memory.buffer, at.control, controlWords), threads, own);
   const plan = new Int32Array(memory.buffer, at.plan, planWords);
   const thread = { member, threads, c, products, scratch: at.attentionScratch, normed: at.normed };

@@ -33,8 +33,8 @@ export interface AdamwStep {
 /** The build of `inference/` that gives a row the bytes of these kernels. */
 export interface InferenceKernels {
   readonly variant: KernelVariant;
-  /** Products of many rows by the machine's BLAS, where it gives the same numbers. */
-  readonly blas: boolean;
+  /** What the machine itself has, where it gives the same numbers: its BLAS for many rows, the build for AVX-512. */
+  readonly native: boolean;
 }
 
 export interface Kernels {

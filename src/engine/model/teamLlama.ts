@@ -224,7 +224,7 @@ function attend({ member, threads, c, scratch }: TeamThread, model: TeamLlama, l
       const [first, ofQueries, ofKeys] = [firsts[which]!, kv * group * headDim * 4, kv * headDim * 4];
       const at = (place: Rows): number => rowAt(place, first);
       const heads = [Math.min(most, kvHeads - kv), group, headDim] as const;
-      const cache = [kv, kvHeads, layerBytes, pages] as const;
+      const cache = [kv, kvHeads, layerBytes, 0, pages] as const;
       const queries = [at(q) + ofQueries, q.stride] as const;
       const past = [at(k) + ofKeys, at(v) + ofKeys, k.stride] as const;
       const out = [at(mixed) + ofQueries, mixed.stride] as const;

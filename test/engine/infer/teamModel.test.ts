@@ -135,30 +135,36 @@ describe("the model on shared memory", () => {
           [true, 1],
           [true, 3],
         ] as const) {
-          const opening = openTeamModel(config, inMemory(config, inHalf), { variant, blas: false }, threads);
+          const opening = openTeamModel(config, inMemory(config, inHalf), { variant, native: false }, threads);
           await withModel(opening, async ({ decoder }) => assertSameBits(await story(decoder, 150), wanted));
         }
       });
     }
   }
 
-  test("with BLAS for many rows: the same bits", { skip: missing ?? false }, async () => {
-    const variant = kernelVariants.find(variantRuns)!;
-    const wanted = await expected(wide, variant, 256);
-    for (const [inHalf, threads] of [
-      [false, 1],
-      [true, 2],
-    ] as const) {
-      const opening = openTeamModel(wide, inMemory(wide, inHalf), { variant, blas: true }, threads);
-      await withModel(opening, async ({ decoder }) => assertSameBits(await story(decoder, 256), wanted));
-    }
-  });
+  for (const [name, config, most] of [
+    ["odd sizes", odd, 150],
+    ["tied", tied, 150],
+    ["wide enough for BLAS", wide, 256],
+  ] as const) {
+    test(`with what the machine has, ${name}: the same bits`, { skip: missing ?? false }, async () => {
+      const variant = kernelVariants.find(variantRuns)!;
+      const wanted = await expected(config, variant, most);
+      for (const [inHalf, threads] of [
+        [false, 1],
+        [true, 2],
+      ] as const) {
+        const opening = openTeamModel(config, inMemory(config, inHalf), { variant, native: true }, threads);
+        await withModel(opening, async ({ decoder }) => assertSameBits(await story(decoder, most), wanted));
+      }
+    });
+  }
 
   test("weights in 16 bits take half the memory, and caches give theirs back", async () => {
     const variant = kernelVariants.find(variantRuns)!;
     const sizeOf = (inHalf: boolean) =>
       withModel(
-        openTeamModel(wide, inMemory(wide, inHalf), { variant, blas: false }, 1),
+        openTeamModel(wide, inMemory(wide, inHalf), { variant, native: false }, 1),
         async (model) => model.memoryBytes,
       );
     const [half, whole] = [await sizeOf(true), await sizeOf(false)];

@@ -4,9 +4,9 @@ import { describe, test } from "node:test";
 import { loadInferenceKernels } from "../../../src/engine/kernels/inference/module.ts";
 import { blockIds, expOf, rowBlocks } from "../../../src/engine/kernels/inference/rowBlocks.ts";
 import { TeamMember, controlWords } from "../../../src/engine/kernels/inference/team.ts";
-import { kernelVariants, variantRuns } from "../../../src/engine/kernels/wasm/variants.ts";
 import { blocksAt, computeBlocks, logitStride } from "../../../src/engine/model/logitPlaces.ts";
 import { seededStream } from "../../../src/ops/rng.ts";
+import { inferenceBuildCases } from "./inference/builds.ts";
 
 /** Doubles between two positive ones. */
 function ulpsBetween(a: number, b: number): bigint {
@@ -49,10 +49,10 @@ test("sums of blocks are the sums of their exponentials, at any temperature", ()
 
 describe("the kernel", () => {
   const sizes = [1, 3, 4, 7, 8, 255, 256, 257, 1000, 9001];
-  for (const variant of kernelVariants.filter(variantRuns)) {
-    test(`${variant}: the bits of JavaScript, part by part and as a whole`, async () => {
+  for (const { name, variant, avx512, skip } of inferenceBuildCases) {
+    test(`${name}: the bits of JavaScript, part by part and as a whole`, { skip }, async () => {
       const memory = new WebAssembly.Memory({ initial: 4, maximum: 65_536, shared: true });
-      const c = await loadInferenceKernels(variant, memory);
+      const c = await loadInferenceKernels(variant, memory, avx512);
       const alone = new TeamMember(new Int32Array(controlWords), 1, 0);
       for (const size of sizes) {
         const [logits, stride, at] = [row(size), logitStride(size), 64];

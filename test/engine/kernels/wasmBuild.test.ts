@@ -1,4 +1,4 @@
-/** The committed wasm files are those of the C sources, and the choice between them is by features alone. */
+/** The committed builds are those of the C sources, and the choice between them is by features alone. */
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
@@ -10,8 +10,10 @@ import { CodedError } from "../../../src/ops/errors.ts";
 import {
   compileInference,
   compileKernels,
+  compileMachine,
   inferenceBuilds,
   kernelBuilds,
+  machineBuild,
   missingCompiler,
 } from "../../../scripts/buildKernels.ts";
 
@@ -26,6 +28,7 @@ const builds = [
   ...Object.keys(inferenceBuilds).map((name): Build => {
     return [`inference/${name}`, () => compileInference(name as keyof typeof inferenceBuilds)];
   }),
+  [`inference/${machineBuild}`, compileMachine] satisfies Build,
 ];
 for (const [path, compile] of builds) {
   test(`${path}: compiling the sources gives the committed bytes`, { skip: missing ?? false }, async () => {

@@ -6,6 +6,7 @@
 import { readFile } from "node:fs/promises";
 import { compileOptimized } from "../wasm/compile.ts";
 import type { KernelVariant } from "../wasm/variants.ts";
+import { loadAvx512 } from "./avx512.ts";
 
 type Procedure = (...args: number[]) => void;
 type Reckoner = (...args: number[]) => number;
@@ -29,12 +30,18 @@ export interface InferenceFunctions {
   readonly add_rows: Procedure;
 }
 
-/** @returns the functions of one build on `memory`, which is shared. */
+/**
+ * @param avx512 take what there is of it from the build for AVX-512, which goes with the variant `relaxed256`
+ * @returns the functions of one build on `memory`, which is shared
+ * @throws backend_unavailable when that build does not load here
+ */
 export async function loadInferenceKernels(
   variant: KernelVariant,
   memory: WebAssembly.Memory,
+  avx512 = false,
 ): Promise<InferenceFunctions> {
   const bytes = new Uint8Array(await readFile(new URL(`./inference.${variant}.wasm`, import.meta.url)));
   const module = compileOptimized(bytes, variant === "relaxed256" ? ["experimental-wasm-revectorize"] : []);
-  return new WebAssembly.Instance(module, { env: { memory } }).exports as unknown as InferenceFunctions;
+  const functions = new WebAssembly.Instance(module, { env: { memory } }).exports as unknown as InferenceFunctions;
+  return avx512 ? { ...functions, ...(await loadAvx512(memory)) } : functions;
 }

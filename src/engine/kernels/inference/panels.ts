@@ -25,7 +25,7 @@ export interface Rows {
 }
 
 /** Steps of the summed index that the kernels take as a block: KC of gemm.h. */
-const productBlock = 256;
+export const productBlock = 256;
 /** OpenBLAS takes another path, with other sums, for products of at most so many multiplications. */
 const smallProduct = 100 ** 3;
 /** Rows up to which the wasm kernel, which reads weights as they lie, is no slower than unpacking them for BLAS. */
@@ -173,38 +173,4 @@ export class PanelPacker {
     new Float32Array(this.#heap.memory.buffer, at, values.length).set(values);
     return at;
   }
-}
-
-/** Whether BLAS gives the numbers of the wasm kernel, on shapes that meet the edges of its tiles. */
-export function blasAgrees(heap: SharedHeap, c: InferenceFunctions, blas: Blas): boolean {
-  const [mostRows, inputs, width] = [130, 2 * productBlock, c.panel_width()];
-  const outputs = 11 * width;
-  const sizes = [mostRows * inputs, outputs * inputs, mostRows * outputs, mostRows * outputs];
-  sizes.push(panelScratchFloats(c, inputs, true));
-  const blocks = sizes.map((size) => heap.take(size * 4)) as [number, number, number, number, number];
-  const [x, w, wanted, got, scratch] = blocks;
-  const floats = (at: number, size: number): Float32Array => new Float32Array(heap.memory.buffer, at, size);
-  fill(floats(x, mostRows * inputs), 7919);
-  fill(floats(w, outputs * inputs), 6997);
-  const matrix = { at: w, outputs, inputs, wide: true, bias: 0 };
-  const agrees = [mostDirectRows + 1, 64, 100, mostRows].every((rows) =>
-    [11, 8, 5].every((panels) => {
-      for (const [library, to] of [[null, wanted] as const, [blas, got] as const]) {
-        const products = new PanelProducts(c, library, scratch);
-        const left = products.inputs(rows, { at: x, stride: inputs });
-        products.part(left, matrix, { at: to, stride: outputs }, 11 - panels, panels);
-      }
-      const expected = floats(wanted, rows * outputs);
-      return floats(got, rows * outputs).every(
-        (value, i) => i % outputs < (11 - panels) * width || value === expected[i],
-      );
-    }),
-  );
-  for (const block of blocks) heap.give(block);
-  return agrees;
-}
-
-/** Numbers of either sign that look random. */
-function fill(values: Float32Array, factor: number): void {
-  for (let i = 0; i < values.length; i++) values[i] = ((i * factor) % 1009) / 1009 - 0.5;
 }

@@ -45,7 +45,7 @@ export function withBlas({ kernels, heap, functions }: WasmKernels, blas: Blas):
   return {
     ...kernels,
     name: `native (${blas.name}, ${kernels.name})`,
-    ...(kernels.inference ? { inference: { ...kernels.inference, blas: true } } : {}),
+    ...(kernels.inference ? { inference: { ...kernels.inference, native: true } } : {}),
     linear: makeLinear(heap, functions, products),
     crossEntropy: makeCrossEntropy(heap, functions, blasCrossEntropy(heap, functions, blas)),
   };

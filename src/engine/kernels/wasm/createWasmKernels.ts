@@ -55,7 +55,7 @@ export async function createWasmKernels(options: WasmKernelOptions = {}): Promis
 export async function openWasmKernels(options: WasmKernelOptions = {}): Promise<WasmKernels> {
   const heap = new KernelHeap();
   const [variant, c] = await chooseKernels(heap, options.variant);
-  const kernels = { ...kernelsOn(heap, c, `wasm-${variant}`), inference: { variant, blas: false } };
+  const kernels = { ...kernelsOn(heap, c, `wasm-${variant}`), inference: { variant, native: false } };
   return { kernels, heap, functions: c };
 }
 

@@ -10,8 +10,8 @@ import { loadInferenceKernels } from "../../../../src/engine/kernels/inference/m
 import { PanelPacker, PanelProducts, panelScratchFloats } from "../../../../src/engine/kernels/inference/panels.ts";
 import { SharedHeap } from "../../../../src/engine/kernels/inference/sharedHeap.ts";
 import { createWasmKernels } from "../../../../src/engine/kernels/wasm/createWasmKernels.ts";
-import { kernelVariants, variantRuns } from "../../../../src/engine/kernels/wasm/variants.ts";
 import { seededStream } from "../../../../src/ops/rng.ts";
+import { inferenceBuildCases } from "./builds.ts";
 
 await activateTfjs("wasm");
 
@@ -25,13 +25,12 @@ const matrixShapes = [
   [150, 599],
 ] as const;
 
-for (const variant of kernelVariants) {
-  const skip = variantRuns(variant) ? false : `this JavaScript engine does not run ${variant}`;
-  describe(`products with panels, ${variant}`, { skip }, () => {
+for (const { name, variant, avx512, skip } of inferenceBuildCases) {
+  describe(`products with panels, ${name}`, { skip }, () => {
     for (const [outputs, inputs] of matrixShapes) {
       test(`${outputs} outputs of ${inputs} inputs: the bytes of linear, in any company`, async () => {
         const [heap, training] = [new SharedHeap(), await createWasmKernels({ variant })];
-        const c = await loadInferenceKernels(variant, heap.memory);
+        const c = await loadInferenceKernels(variant, heap.memory, avx512);
         const most = Math.max(...rowCounts);
         const x = seededStream(1, "x").fillNormal(new Float32Array(most * inputs), 1);
         const weights = halves(seededStream(2, "w").fillNormal(new Float32Array(outputs * inputs), 1));

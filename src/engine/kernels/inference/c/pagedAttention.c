@@ -37,15 +37,23 @@ INLINE void turn(const float *x, const float *cos, const float *sin, float *y, i
   }
 }
 
-/* The pages of a sequence: where the first head of a call has its keys and values in one, and floats between blocks. */
+/*
+ * The pages of a sequence, in bytes from the memory's beginning: where the first head of a call has its keys and values
+ * in one, and floats between blocks.
+ */
 typedef struct {
+  char *memory;
   const uint32_t *pages;
   int keys, values, next;
 } Past;
 
 /* Keys or values of head `i` of a call, of a block of NR positions. */
-INLINE float *keysOf(Past p, int page, int i, int h) { return (float *)(p.pages[page] + p.keys) + i * h * NR; }
-INLINE float *valuesOf(Past p, int page, int i, int h) { return (float *)(p.pages[page] + p.values) + i * h * NR; }
+INLINE float *keysOf(Past p, int page, int i, int h) {
+  return (float *)(p.memory + p.pages[page] + p.keys) + i * h * NR;
+}
+INLINE float *valuesOf(Past p, int page, int i, int h) {
+  return (float *)(p.memory + p.pages[page] + p.values) + i * h * NR;
+}
 
 /* Query heads that meet a block of keys at once. */
 #define TOGETHER 4
@@ -53,35 +61,30 @@ INLINE float *valuesOf(Past p, int page, int i, int h) { return (float *)(p.page
 
 /* Scores of `queries` (a constant) heads, q [queries, h], with the NR keys of a block: scores [queries, KEYS]. */
 INLINE void scoreBlock(const int queries, int h, const float *q, const float *keys, float *scores) {
-  v128_t sum[TOGETHER][NR / 4];
-  EACH_QUERY EACH_VECTOR sum[g][v] = SPLAT(0.0f);
+  Lanes sum[TOGETHER];
+  EACH_QUERY sum[g] = zeroLanes();
   for (int i = 0; i < h; i++, keys += NR) {
-    v128_t key[NR / 4];
-    EACH_VECTOR key[v] = load(keys + 4 * v);
-    EACH_QUERY {
-      v128_t x = wasm_v128_load32_splat(q + g * h + i);
-      EACH_VECTOR sum[g][v] = MADD(x, key[v], sum[g][v]);
-    }
+    Lanes key = loadLanes(keys);
+    EACH_QUERY sum[g] = maddLanes(q + g * h + i, key, sum[g]);
   }
-  EACH_QUERY EACH_VECTOR store(scores + g * KEYS + 4 * v, sum[g][v]);
+  EACH_QUERY storeLanes(scores + g * KEYS, sum[g]);
 }
 
 /* Sums that go on at once, in registers. */
-#define WIDE (4 * NR)
-#define EACH_WIDE _Pragma("clang loop unroll(full)") for (int v = 0; v < WIDE / 4; v++)
+#define WIDE 4
+#define EACH_WIDE _Pragma("clang loop unroll(full)") for (int v = 0; v < WIDE; v++)
 
 /* out[h] += sum over positions of weights[position] values[position], values [positions, h], read in order. */
 INLINE void addValues(int positions, int h, const float *weights, const float *values, float *out) {
   int j = 0;
-  for (; j + WIDE <= h; j += WIDE) {
-    v128_t sum[WIDE / 4];
-    EACH_WIDE sum[v] = load(out + j + 4 * v);
+  for (; j + WIDE * NR <= h; j += WIDE * NR) {
+    Lanes sum[WIDE];
+    EACH_WIDE sum[v] = loadLanes(out + j + NR * v);
     const float *p = values + j;
     for (int t = 0; t < positions; t++, p += h) {
-      v128_t x = wasm_v128_load32_splat(weights + t);
-      EACH_WIDE sum[v] = MADD(x, load(p + 4 * v), sum[v]);
+      EACH_WIDE sum[v] = maddLanes(weights + t, loadLanes(p + NR * v), sum[v]);
     }
-    EACH_WIDE store(out + j + 4 * v, sum[v]);
+    EACH_WIDE storeLanes(out + j + NR * v, sum[v]);
   }
   if (j < h) directColumns(1, h - j, positions, weights, positions, values + j, h, out + j, h);
 }
@@ -199,14 +202,14 @@ INLINE void attendMany(Past past, int i, int t, int heads, int h, int offset, co
 /*
  * `kvs` key/value heads from `kv` on, of `allKvs`, of one sequence whose t new positions follow `offset` held.
  * q [t, ldq] and out [t, ldo] from the first of the query heads that share them, `heads` each; k and v [t, ldk] from
- * the first of those heads; cos and sin [t, h / 2].
+ * the first of those heads; cos and sin [t, h / 2]. `memory`: what the addresses of the pages count from.
  */
 EXPORT(paged_attention)
-void pagedAttention(int t, int kvs, int heads, int h, int offset, int kv, int allKvs, int layer, const uint32_t *pages,
-                    float *q, int ldq, float *k, const float *v, int ldk, const float *cos, const float *sin,
-                    float *out, int ldo, float *scratch) {
+void pagedAttention(int t, int kvs, int heads, int h, int offset, int kv, int allKvs, int layer, char *memory,
+                    const uint32_t *pages, float *q, int ldq, float *k, const float *v, int ldk, const float *cos,
+                    const float *sin, float *out, int ldo, float *scratch) {
   int first = layer + kv * h * NR * 4;
-  Past past = {pages, first, first + PAGE * allKvs * h * 4, allKvs * h * NR};
+  Past past = {memory, pages, first, first + PAGE * allKvs * h * 4, allKvs * h * NR};
   for (int row = 0; row < t; row++) {
     int page = (offset + row) / PAGE, block = (offset + row) % PAGE / NR * past.next, lane = (offset + row) % NR;
     const float *c = cos + row * (h / 2), *s = sin + row * (h / 2);

@@ -14,19 +14,32 @@
 #include "../../wasm/c/gemm.h"
 
 #define HALF (NR / 2)
-/* Rows of a tile: with the weights and the left side, AVX2's registers. More rows are groups of about one size. */
-#define LINES 6
 /* Rows of a call, at most. */
 #define MOST_ROWS 96
+
 /*
- * Few groups take turns after a KiB of weights, from memory for the first and from the cache for the others: that is
- * short enough for the processor to ask for the next KiB while the last still computes. WebAssembly has no prefetch
- * instruction, and what counts most is that weights are read in one stream. Where there are more groups, computing
- * takes longer than the memory, and each has its sums in registers for a whole block.
+ * Rows of a tile: what the machine has registers for, with the weights and the left side. More rows are groups of about
+ * one size.
+ *
+ * WebAssembly has no prefetch instruction, and what counts most for it is that weights are read in one stream. So few
+ * groups take turns after a KiB of weights, from memory for the first and from the cache for the others: that is short
+ * enough for the processor to ask for the next KiB while the last still computes. Where there are more groups, computing
+ * takes longer than the memory, and each has its sums in registers for a whole block, as all have where the memory can
+ * be asked AHEAD_BYTES before.
  */
-#define TURN_BYTES 1024
+#ifdef __AVX512F__
+#define LINES 16
+#define TURNS_WIDE 0
+#define TURNS_HALF 0
+#define EACH_COUNT(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15) DO(16)
+#else
+#define LINES 6
 #define TURNS_WIDE 3
 #define TURNS_HALF 2
+#define EACH_COUNT(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
+#endif
+#define TURN_BYTES 1024
+#define AHEAD_BYTES 4096
 
 EXPORT(panel_width) int panelWidth(void) { return NR; }
 
@@ -34,9 +47,8 @@ EXPORT(panel_width) int panelWidth(void) { return NR; }
 EXPORT(panel_most_rows) int panelMostRows(void) { return MOST_ROWS; }
 
 /* Floats of scratch for panel_product: the sums of groups that take turns. */
-EXPORT(panel_scratch_floats) int panelScratchFloats(void) { return TURNS_WIDE * LINES * NR; }
+EXPORT(panel_scratch_floats) int panelScratchFloats(void) { return (TURNS_WIDE * LINES + 1) * NR; }
 
-#define EACH_HALF _Pragma("clang loop unroll(full)") for (int v = 0; v < HALF / 4; v++)
 #define EACH_PANEL _Pragma("clang loop unroll(full)") for (int p = 0; p < 4; p++)
 #define EACH_LINE _Pragma("clang loop unroll(full)") for (int r = 0; r < lines; r++)
 
@@ -57,15 +69,22 @@ INLINE Groups groupsOf(int rows, int wide) {
 INLINE int linesOf(Groups groups, int group) { return groups.size + (group >= groups.count - groups.more); }
 
 /* The NR weights of one input; `wide`: float32, else two to a word. */
-INLINE void weightsAt(const int wide, const uint32_t *w, v128_t *out) {
-  if (wide) {
-    EACH_VECTOR out[v] = wasm_v128_load(w + 4 * v);
-    return;
+INLINE Lanes weightsAt(const int wide, const uint32_t *w) {
+  if (wide) return loadLanes((const float *)w);
+#ifdef __AVX512F__
+  /* The words twice: the lower halves of the first eight are shifted up, the others are there already. */
+  __m512i twice = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)w));
+  __m512i up = _mm512_sllv_epi32(twice, _mm512_inserti64x4(_mm512_set1_epi32(16), _mm256_setzero_si256(), 1));
+  return _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32((int)0xffff0000)));
+#else
+  Lanes to;
+  _Pragma("clang loop unroll(full)") for (int v = 0; v < HALF / 4; v++) {
+    v128_t pair = wasm_v128_load(w + 4 * v);
+    to.v[v] = wasm_i32x4_shl(pair, 16);
+    to.v[HALF / 4 + v] = wasm_v128_and(pair, wasm_i32x4_splat((int)0xffff0000));
   }
-  v128_t pair[HALF / 4];
-  EACH_HALF pair[v] = wasm_v128_load(w + 4 * v);
-  EACH_HALF out[v] = wasm_i32x4_shl(pair[v], 16);
-  EACH_HALF out[HALF / 4 + v] = wasm_v128_and(pair[v], wasm_i32x4_splat((int)0xffff0000));
+  return to;
+#endif
 }
 
 /*
@@ -74,17 +93,16 @@ INLINE void weightsAt(const int wide, const uint32_t *w, v128_t *out) {
  * too slow for half the bytes.
  */
 INLINE void rowTile(const float *x, const uint32_t *w, int next, int depth, float *y, int add) {
-  v128_t sum[4][NR / 4];
-  EACH_PANEL EACH_VECTOR sum[p][v] = SPLAT(0.0f);
+  Lanes sum[4];
+  EACH_PANEL sum[p] = zeroLanes();
   for (int k = 0; k < depth; k++, w += HALF) {
-    v128_t left = wasm_v128_load32_splat(x + k), right[4][NR / 4];
-    EACH_PANEL weightsAt(0, w + p * next, right[p]);
-    EACH_PANEL EACH_VECTOR sum[p][v] = MADD(left, right[p][v], sum[p][v]);
+    EACH_PANEL prefetch((const char *)(w + p * next) + AHEAD_BYTES);
+    EACH_PANEL sum[p] = maddLanes(x + k, weightsAt(0, w + p * next), sum[p]);
   }
   if (add) {
-    EACH_PANEL EACH_VECTOR sum[p][v] = ADD(load(y + p * NR + 4 * v), sum[p][v]);
+    EACH_PANEL sum[p] = addLanes(loadLanes(y + p * NR), sum[p]);
   }
-  EACH_PANEL EACH_VECTOR store(y + p * NR + 4 * v, sum[p][v]);
+  EACH_PANEL storeLanes(y + p * NR, sum[p]);
 }
 
 /* What becomes of a tile's sums: they begin at zero and go to y, or onto it, or begin or go on in memory. */
@@ -93,20 +111,17 @@ enum { TO, ONTO, BEGIN, GO_ON };
 /* `lines` (a constant) turned rows by one panel, `depth` inputs. */
 INLINE void tile(const int lines, const int wide, const float *x, const uint32_t *w, int depth, float *y, int ldy,
                  int how) {
-  v128_t sum[LINES][NR / 4];
-  EACH_LINE EACH_VECTOR sum[r][v] = how == GO_ON ? load(y + r * ldy + 4 * v) : SPLAT(0.0f);
+  Lanes sum[LINES];
+  EACH_LINE sum[r] = how == GO_ON ? loadLanes(y + r * ldy) : zeroLanes();
   for (int k = 0; k < depth; k++, w += wide ? NR : HALF, x += lines) {
-    v128_t right[NR / 4];
-    weightsAt(wide, w, right);
-    EACH_LINE {
-      v128_t left = wasm_v128_load32_splat(x + r);
-      EACH_VECTOR sum[r][v] = MADD(left, right[v], sum[r][v]);
-    }
+    prefetch((const char *)w + AHEAD_BYTES);
+    Lanes right = weightsAt(wide, w);
+    EACH_LINE sum[r] = maddLanes(x + r, right, sum[r]);
   }
   if (how == ONTO) {
-    EACH_LINE EACH_VECTOR sum[r][v] = ADD(load(y + r * ldy + 4 * v), sum[r][v]);
+    EACH_LINE sum[r] = addLanes(loadLanes(y + r * ldy), sum[r]);
   }
-  EACH_LINE EACH_VECTOR store(y + r * ldy + 4 * v, sum[r][v]);
+  EACH_LINE storeLanes(y + r * ldy, sum[r]);
 }
 
 /* A function to each, or V8 runs out of registers: together they took twice as long. */
@@ -119,7 +134,7 @@ INLINE void tile(const int lines, const int wide, const float *x, const uint32_t
                                                     int how) {                                                         \
     tile(lines, 0, x, w, depth, y, ldy, how);                                                                          \
   }
-TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+EACH_COUNT(TILE)
 #undef TILE
 
 INLINE void tileOf(int lines, int wide, const float *x, const uint32_t *w, int depth, float *y, int ldy, int how) {
@@ -128,7 +143,7 @@ INLINE void tileOf(int lines, int wide, const float *x, const uint32_t *w, int d
     if (wide) wide##lines(x, w, depth, y, ldy, how);                                                                   \
     else half##lines(x, w, depth, y, ldy, how);                                                                        \
     return;
-  switch (lines) { TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) }
+  switch (lines) { EACH_COUNT(TILE) }
 #undef TILE
 }
 
@@ -148,7 +163,7 @@ INLINE void takeTurns(int rows, Groups groups, int wide, const float *x, const u
   }
   for (int row = 0; row < rows; row++) {
     float *to = y + row * ldy, *from = sums + row * NR;
-    EACH_VECTOR store(to + 4 * v, add ? ADD(load(to + 4 * v), load(from + 4 * v)) : load(from + 4 * v));
+    storeLanes(to, add ? addLanes(loadLanes(to), loadLanes(from)) : loadLanes(from));
   }
 }
 
@@ -210,11 +225,7 @@ void panelProduct(int rows, int panels, int i, int wide, const float *x, const u
 EXPORT(panel_unpack) void panelUnpack(int panels, int i, int wide, const uint32_t *w, float *to) {
   for (int p = 0; p < panels; p++) {
     for (int k = 0; k < i; k++, w += wide ? NR : HALF) {
-      float *at = to + (k * panels + p) * NR;
-      v128_t weights[NR / 4];
-      if (wide) weightsAt(1, w, weights);
-      else weightsAt(0, w, weights);
-      EACH_VECTOR store(at + 4 * v, weights[v]);
+      storeLanes(to + (k * panels + p) * NR, wide ? weightsAt(1, w) : weightsAt(0, w));
     }
   }
 }

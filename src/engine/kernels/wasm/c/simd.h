@@ -13,7 +13,11 @@
 #include <stdint.h>
 #include <wasm_simd128.h>
 
+#ifdef __wasm__
 #define EXPORT(name) __attribute__((export_name(#name)))
+#else
+#define EXPORT(name) __attribute__((visibility("default")))
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 #ifdef __wasm_relaxed_simd__

@@ -7,34 +7,26 @@
  * column only, never on where in a tile or a block it lies.
  */
 #pragma once
-#include "simd.h"
+#include "lanes.h"
 
 #define MR 4
-#ifndef NR
-#define NR 8
-#endif
 
 /* How a tile meets what is at C already. */
 enum { STORE = 0, ADD_TO = 1, CONTINUE = 2 /* the chain of sums goes on from the value at C */ };
 
-#define EACH_VECTOR _Pragma("clang loop unroll(full)") for (int v = 0; v < NR / 4; v++)
 #define EACH_ROW _Pragma("clang loop unroll(full)") for (int r = 0; r < MR; r++)
 
 INLINE void tileFull(const float *a, const float *b, int depth, float *c, int ldc, int mode) {
-  v128_t sum[MR][NR / 4];
-  EACH_ROW EACH_VECTOR sum[r][v] = mode == CONTINUE ? load(c + r * ldc + 4 * v) : SPLAT(0.0f);
+  Lanes sum[MR];
+  EACH_ROW sum[r] = mode == CONTINUE ? loadLanes(c + r * ldc) : zeroLanes();
   for (int k = 0; k < depth; k++, a += MR, b += NR) {
-    v128_t right[NR / 4];
-    EACH_VECTOR right[v] = load(b + 4 * v);
-    EACH_ROW {
-      v128_t left = wasm_v128_load32_splat(a + r);
-      EACH_VECTOR sum[r][v] = MADD(left, right[v], sum[r][v]);
-    }
+    Lanes right = loadLanes(b);
+    EACH_ROW sum[r] = maddLanes(a + r, right, sum[r]);
   }
   if (mode == ADD_TO) {
-    EACH_ROW EACH_VECTOR sum[r][v] = ADD(load(c + r * ldc + 4 * v), sum[r][v]);
+    EACH_ROW sum[r] = addLanes(loadLanes(c + r * ldc), sum[r]);
   }
-  EACH_ROW EACH_VECTOR store(c + r * ldc + 4 * v, sum[r][v]);
+  EACH_ROW storeLanes(c + r * ldc, sum[r]);
 }
 
 /* A tile that hangs over the edge of C goes through `spare` (MR * NR floats). */

@@ -1,0 +1,62 @@
+/**
+ * The kernels of inference that cost the time, built from the same C sources for the machine itself: vectors twice as
+ * wide as WebAssembly's widest, and weights asked for before they are needed. Called in place on the shared memory
+ * through koffi. The operations on each number are those of the build `relaxed256`, so are the bytes; `teamModel.ts`
+ * takes them for the backend `native` where a trial finds it so.
+ */
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { openLibrary } from "../native/koffi.ts";
+import type { InferenceFunctions } from "./module.ts";
+
+/** The functions that there are; sizes of panels and pages are those of `relaxed256`. */
+export type MachineFunctions = Pick<
+  InferenceFunctions,
+  "panel_most_rows" | "panel_scratch_floats" | "panel_turn" | "panel_product" | "paged_attention" | "row_blocks"
+>;
+
+/** Of x86-64-v4, for which the library is built; what Linux calls them. */
+const neededFeatures = ["fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"];
+const libraryFile = fileURLToPath(new URL("./inference.avx512.so", import.meta.url));
+
+/** @returns what is missing for `loadAvx512`, null when it will load. */
+export function missingAvx512(): string | null {
+  if (process.platform !== "linux" || process.arch !== "x64") return "built for Linux on x64 alone";
+  const flags = /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" ") ?? [];
+  const missing = neededFeatures.filter((feature) => !flags.includes(feature));
+  return missing.length === 0 ? null : `the processor lacks ${missing.join(", ")}`;
+}
+
+/**
+ * @param memory whose addresses the functions take; shared, so it never moves
+ * @throws backend_unavailable when koffi or the library does not load
+ */
+export async function loadAvx512(memory: WebAssembly.Memory): Promise<MachineFunctions> {
+  const { handle } = await openLibrary({
+    ...{ title: "kernels for AVX-512", files: [libraryFile], environment: {} },
+    source: "they come with this package",
+  });
+  const base = Number(handle.func("uintptr_t addressOf(void *)")(new Uint8Array(memory.buffer)));
+  /** `of`: one letter an argument: an int, a double, or a pointer. */
+  const bind = (result: string, name: string, of: string): ((...args: number[]) => number) => {
+    const types = [...of].map((letter) => ({ i: "int", d: "double", p: "uintptr_t" })[letter]);
+    return handle.func(`${result} ${name}(${types.join(", ")})`) as (...args: number[]) => number;
+  };
+  const turn = bind("void", "panelTurn", "iiipip");
+  const product = bind("void", "panelProduct", "iiiipppip");
+  const attention = bind("void", "pagedAttention", "iiiiiiiipppippipppip");
+  const blocks = bind("void", "rowBlocks", "idppp");
+  return {
+    panel_most_rows: bind("int", "panelMostRows", ""),
+    panel_scratch_floats: bind("int", "panelScratchFloats", ""),
+    panel_turn: (rows, i, wide, x, ldx, to) => turn(rows, i, wide, base + x, ldx, base + to),
+    panel_product: (rows, panels, i, wide, x, w, y, ldy, sums) =>
+      product(rows, panels, i, wide, base + x, base + w, base + y, ldy, base + sums),
+    paged_attention: (t, kvs, heads, h, offset, kv, all, layer, at, pages, q, ldq, k, v, ldk, cos, sin, y, ldy, room) =>
+      attention(
+        ...([t, kvs, heads, h, offset, kv, all, layer, base + at!, base + pages!, base + q!, ldq] as number[]),
+        ...([base + k!, base + v!, ldk, base + cos!, base + sin!, base + y!, ldy, base + room!] as number[]),
+      ),
+    row_blocks: (size, scale, x, maxima, sums) => blocks(size, scale, base + x, base + maxima, base + sums),
+  };
+}
