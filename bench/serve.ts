@@ -10,6 +10,9 @@
  * - with `--costs N`, N rounds of what requests and tokens take of the server (`lib/requestCosts.ts`);
  * - with `--shared N`, N rounds of prompts that begin alike (`lib/sharedPrompts.ts`).
  *
+ * All of it on a server that has been at work for a while: prompts have used its whole budget of caches once, whose
+ * memory the system hands out at the first write (`--fresh` leaves that out).
+ *
  * With `--crowd N`, 200 clients for N seconds on a small model, a third of which hang up (`lib/manyClients.ts`);
  * `--backends none --crowd 60` is that alone.
  */
@@ -32,6 +35,7 @@ const options = optionsOf({
   shared: "0",
   costs: "0",
   crowd: "0",
+  fresh: "no",
 });
 const together = 16;
 const numberOf = (name: keyof typeof options): number => Number(options[name]);
@@ -118,6 +122,18 @@ async function throughput({ url, pid }: RunningServer, vocab: number, way: Way):
   console.log(`    CPU ms a token, ${together}      ${costs[1]!}`);
 }
 
+/** Prompts that differ, until the model's caches, of 1 GiB, have all been written once. */
+async function useCaches(url: string, { D, L, V }: (typeof shapes)[string]): Promise<void> {
+  const promptTokens = 1500;
+  const positions = 2 ** 30 / (2 * L * D * 4);
+  const startedAt = performance.now();
+  for (let number = 0; number * promptTokens < 1.2 * positions; number++) {
+    await complete(url, ask(5000 + number, promptTokens, 1, V), agent);
+  }
+  const seconds = (performance.now() - startedAt) / 1000;
+  console.log(`  ${Math.ceil(1.2 * positions)} tokens of prompts, so that all caches were used once: ${seconds.toFixed(1)} s`);
+}
+
 async function latency(url: string, vocab: number): Promise<void> {
   const shape = [64, 32] as const;
   const idle: number[] = [];
@@ -163,6 +179,7 @@ for (const backend of options["backends"]!.split(",").filter((name) => name !== 
   try {
     await register(server.url, "bench", shape);
     console.log(`\nshape ${options["shape"]!}, backend ${backend}`);
+    if (options["fresh"] === "no") await useCaches(server.url, shape);
     if (rounds > 0) for (const way of ways) await throughput(server, shape.V, way);
     if (loadSeconds > 0) await latency(server.url, shape.V);
     if (costRounds > 0) await requestCosts(server, costRounds, (number, count) => ask(number, 8, count, shape.V));
