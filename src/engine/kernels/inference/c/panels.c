@@ -18,27 +18,29 @@
 #define MOST_ROWS 96
 
 /*
- * Rows of a tile: what the machine has registers for, with the weights and the left side. More rows are groups of about
- * one size.
+ * Rows of a tile, and panels side by side in it: what the machine has registers for, with the weights and the left
+ * side. More rows are groups of about one size.
  *
  * WebAssembly has no prefetch instruction, and what counts most for it is that weights are read in one stream. So few
  * groups take turns after a KiB of weights, from memory for the first and from the cache for the others: that is short
- * enough for the processor to ask for the next KiB while the last still computes. Where there are more groups, computing
- * takes longer than the memory, and each has its sums in registers for a whole block, as all have where the memory can
- * be asked AHEAD_BYTES before.
+ * enough for the processor to ask for the next KiB while the last still computes. Where there are more groups, or the
+ * memory can be asked, each group has its sums in registers for a whole block.
  */
 #ifdef __AVX512F__
-#define LINES 16
+#define LINES 12
+#define BESIDE 2
 #define TURNS_WIDE 0
 #define TURNS_HALF 0
-#define EACH_COUNT(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15) DO(16)
+#define EACH_COUNT(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12)
 #else
 #define LINES 6
+#define BESIDE 1
 #define TURNS_WIDE 3
 #define TURNS_HALF 2
 #define EACH_COUNT(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
 #endif
 #define TURN_BYTES 1024
+/* One row of 16 bits asks so far ahead. */
 #define AHEAD_BYTES 4096
 
 EXPORT(panel_width) int panelWidth(void) { return NR; }
@@ -51,6 +53,7 @@ EXPORT(panel_scratch_floats) int panelScratchFloats(void) { return (TURNS_WIDE *
 
 #define EACH_PANEL _Pragma("clang loop unroll(full)") for (int p = 0; p < 4; p++)
 #define EACH_LINE _Pragma("clang loop unroll(full)") for (int r = 0; r < lines; r++)
+#define EACH_BESIDE _Pragma("clang loop unroll(full)") for (int p = 0; p < beside; p++)
 
 /*
  * How `rows` are cut: groups of `size` rows, the last `more` of `size` + 1, each for `depth` inputs before the next.
@@ -108,40 +111,49 @@ INLINE void rowTile(const float *x, const uint32_t *w, int next, int depth, floa
 /* What becomes of a tile's sums: they begin at zero and go to y, or onto it, or begin or go on in memory. */
 enum { TO, ONTO, BEGIN, GO_ON };
 
-/* `lines` (a constant) turned rows by one panel, `depth` inputs. */
-INLINE void tile(const int lines, const int wide, const float *x, const uint32_t *w, int depth, float *y, int ldy,
-                 int how) {
-  Lanes sum[LINES];
-  EACH_LINE sum[r] = how == GO_ON ? loadLanes(y + r * ldy) : zeroLanes();
-  for (int k = 0; k < depth; k++, w += wide ? NR : HALF, x += lines) {
-    prefetch((const char *)w + AHEAD_BYTES);
-    Lanes right = weightsAt(wide, w);
-    EACH_LINE sum[r] = maddLanes(x + r, right, sum[r]);
+/* What a tile asks the memory for while it computes: two stretches as long as its part of a panel. */
+typedef struct {
+  const uint32_t *first, *second;
+} Ask;
+
+/* `lines` turned rows by `beside` panels (both constants), `next` words apart; `depth` inputs. */
+INLINE void tile(const int lines, const int beside, const int wide, const float *x, const uint32_t *w, int next,
+                 Ask ask, int depth, float *y, int ldy, int how) {
+  const int words = wide ? NR : HALF;
+  Lanes sum[LINES][BESIDE];
+  EACH_LINE EACH_BESIDE sum[r][p] = how == GO_ON ? loadLanes(y + r * ldy + p * NR) : zeroLanes();
+  for (int k = 0; k < depth; k++, w += words, x += lines) {
+    Lanes right[BESIDE];
+    prefetch(ask.first + k * words), prefetch(ask.second + k * words);
+    EACH_BESIDE right[p] = weightsAt(wide, w + p * next);
+    EACH_LINE EACH_BESIDE sum[r][p] = maddLanes(x + r, right[p], sum[r][p]);
   }
   if (how == ONTO) {
-    EACH_LINE sum[r] = addLanes(loadLanes(y + r * ldy), sum[r]);
+    EACH_LINE EACH_BESIDE sum[r][p] = addLanes(loadLanes(y + r * ldy + p * NR), sum[r][p]);
   }
-  EACH_LINE storeLanes(y + r * ldy, sum[r]);
+  EACH_LINE EACH_BESIDE storeLanes(y + r * ldy + p * NR, sum[r][p]);
 }
 
 /* A function to each, or V8 runs out of registers: together they took twice as long. */
-#define TILE(lines)                                                                                                    \
-  static __attribute__((noinline)) void wide##lines(const float *x, const uint32_t *w, int depth, float *y, int ldy,   \
-                                                    int how) {                                                         \
-    tile(lines, 1, x, w, depth, y, ldy, how);                                                                          \
-  }                                                                                                                    \
-  static __attribute__((noinline)) void half##lines(const float *x, const uint32_t *w, int depth, float *y, int ldy,   \
-                                                    int how) {                                                         \
-    tile(lines, 0, x, w, depth, y, ldy, how);                                                                          \
+#define TILE_OF(name, lines, beside, wide)                                                                             \
+  static __attribute__((noinline)) void name##lines(const float *x, const uint32_t *w, int next, Ask ask, int depth,   \
+                                                    float *y, int ldy, int how) {                                      \
+    tile(lines, beside, wide, x, w, next, ask, depth, y, ldy, how);                                                    \
   }
+#define TILE(lines)                                                                                                    \
+  TILE_OF(wide, lines, 1, 1)                                                                                           \
+  TILE_OF(half, lines, 1, 0) TILE_OF(wides, lines, BESIDE, 1) TILE_OF(halves, lines, BESIDE, 0)
 EACH_COUNT(TILE)
 #undef TILE
 
-INLINE void tileOf(int lines, int wide, const float *x, const uint32_t *w, int depth, float *y, int ldy, int how) {
+INLINE void tileOf(int lines, int beside, int wide, const float *x, const uint32_t *w, int next, Ask ask, int depth,
+                   float *y, int ldy, int how) {
 #define TILE(lines)                                                                                                    \
   case lines:                                                                                                          \
-    if (wide) wide##lines(x, w, depth, y, ldy, how);                                                                   \
-    else half##lines(x, w, depth, y, ldy, how);                                                                        \
+    if (beside == 1 && wide) wide##lines(x, w, next, ask, depth, y, ldy, how);                                         \
+    else if (beside == 1) half##lines(x, w, next, ask, depth, y, ldy, how);                                            \
+    else if (wide) wides##lines(x, w, next, ask, depth, y, ldy, how);                                                  \
+    else halves##lines(x, w, next, ask, depth, y, ldy, how);                                                           \
     return;
   switch (lines) { EACH_COUNT(TILE) }
 #undef TILE
@@ -155,7 +167,7 @@ INLINE void takeTurns(int rows, Groups groups, int wide, const float *x, const u
     float *at = sums;
     for (int group = 0; group < groups.count; group++) {
       int lines = linesOf(groups, group);
-      tileOf(lines, wide, x, w, some, at, NR, how);
+      tileOf(lines, 1, wide, x, w, 0, (Ask){w, w}, some, at, NR, how);
       x += lines * some;
       at += lines * NR;
     }
@@ -164,6 +176,21 @@ INLINE void takeTurns(int rows, Groups groups, int wide, const float *x, const u
   for (int row = 0; row < rows; row++) {
     float *to = y + row * ldy, *from = sums + row * NR;
     storeLanes(to, add ? addLanes(loadLanes(to), loadLanes(from)) : loadLanes(from));
+  }
+}
+
+/* to[j * ldto + r] = x[r * ldx + j] for up to four rows r. */
+INLINE void turnFour(int rows, int count, const float *x, int ldx, float *to, int ldto) {
+  const float *x1 = x + (rows > 1 ? ldx : 0), *x2 = x + (rows > 2 ? 2 * ldx : 0), *x3 = x + (rows > 3 ? 3 * ldx : 0);
+  int j = 0;
+  for (; j + 4 <= count; j += 4, to += 4 * ldto) {
+    v128_t a = load(x + j), b = load(x1 + j), c = load(x2 + j), d = load(x3 + j);
+    transpose4(&a, &b, &c, &d);
+    storePart(to, a, rows), storePart(to + ldto, b, rows);
+    storePart(to + 2 * ldto, c, rows), storePart(to + 3 * ldto, d, rows);
+  }
+  for (; j < count; j++, to += ldto) {
+    for (int r = 0; r < rows; r++) to[r] = x[r * ldx + j];
   }
 }
 
@@ -178,12 +205,21 @@ EXPORT(panel_turn) void panelTurn(int rows, int i, int wide, const float *x, int
     const float *row = x + k;
     for (int group = 0; group < groups.count; group++) {
       int lines = linesOf(groups, group);
-      for (int r = 0; r < lines; r++, row += ldx) {
-        for (int j = 0; j < some; j++) to[j * lines + r] = row[j];
-      }
+      for (int r = 0; r < lines; r += 4) turnFour(minInt(lines - r, 4), some, row + r * ldx, ldx, to + r, lines);
+      row += lines * ldx;
       to += some * lines;
     }
   }
+}
+
+/*
+ * A group that is alone asks for the next block of all its panels, of several the first two for one panel each: so the
+ * memory is at work as long as they compute. `panel` words from one to the other; `here` is in the cache already.
+ */
+INLINE Ask askIn(int group, int groups, int beside, const uint32_t *here, const uint32_t *next, int panel) {
+  const uint32_t *other = next + (beside > 1 ? panel : 0);
+  if (groups == 1) return (Ask){next, other};
+  return group == 0 ? (Ask){next, here} : group == 1 ? (Ask){other, here} : (Ask){here, here};
 }
 
 /*
@@ -200,24 +236,28 @@ void panelProduct(int rows, int panels, int i, int wide, const float *x, const u
     }
   }
   Groups groups = groupsOf(rows, wide);
-  for (; p < panels; p++, y += NR) {
+  int words = wide ? NR : HALF, panel = i * words;
+  while (p < panels) {
+    int beside = BESIDE == 1 ? 1 : minInt(BESIDE, panels - p);
     const float *left = x;
     for (int k = 0; k < i; k += KC) {
       int depth = minInt(i - k, KC);
+      const uint32_t *right = w + k * words, *after = k + KC < i ? right + KC * words : w + beside * panel;
       if (groups.depth < KC) {
-        takeTurns(rows, groups, wide, left, w, depth, y, ldy, sums, k > 0);
+        takeTurns(rows, groups, wide, left, right, depth, y, ldy, sums, k > 0);
         left += rows * depth;
-      } else {
-        float *at = y;
-        for (int group = 0; group < groups.count; group++) {
-          int lines = linesOf(groups, group);
-          tileOf(lines, wide, left, w, depth, at, ldy, k > 0 ? ONTO : TO);
-          left += lines * depth;
-          at += lines * ldy;
-        }
+        continue;
       }
-      w += depth * (wide ? NR : HALF);
+      float *at = y;
+      for (int group = 0; group < groups.count; group++) {
+        int lines = linesOf(groups, group);
+        Ask ask = askIn(group, groups.count, beside, right, after, panel);
+        tileOf(lines, beside, wide, left, right, panel, ask, depth, at, ldy, k > 0 ? ONTO : TO);
+        left += lines * depth;
+        at += lines * ldy;
+      }
     }
+    p += beside, w += beside * panel, y += beside * NR;
   }
 }
 
