@@ -1,6 +1,7 @@
 /**
  * The inside of a model process: loads one checkpoint, then generates for as many requests as it is sent, together
- * (`infer/batcher.ts`). What a step made for all of them leaves as one message. It holds nothing that the pool could
+ * (`infer/batcher.ts`). What steps made for all of them leaves as one message, every 10 ms at most but for what somebody
+ * waits for: the first token of an answer, and its end. It holds nothing that the pool could
  * not lose: when the channel closes, the process ends, so it never outlives the server that started it.
  */
 import { CodedError, toErrorRecord } from "../../ops/errors.ts";
@@ -68,9 +69,12 @@ export function createModelServer(options: ModelServerOptions): ModelServer {
     try {
       if (model === null) throw new CodedError("internal", "the process was asked to generate before it had a model");
       const add = request.gather ? gathering(outbox.add) : outbox.add;
+      let hasToken = false;
       for await (const event of model.generate(request, controller.signal)) {
         if (controller.signal.aborted) break;
-        add({ id, event });
+        const isToken = event.type === "token";
+        add({ id, event }, !isToken || !hasToken);
+        hasToken ||= isToken;
       }
     } catch (error) {
       outbox.flush();
@@ -105,38 +109,57 @@ function asMemoryError(error: unknown): unknown {
   return new CodedError("out_of_memory", "the model process ran out of memory", { cause: error });
 }
 
+/** Passes an event on; `isUrgent`: somebody waits for it. */
+type Add = (event: IdentifiedEvent, isUrgent: boolean) => void;
+
 /** Tokens that nobody reads as they come are told of after so long, ms. */
 const gatherMs = 100;
 
-/** @returns passes on the first token at once, then what has come since, now and then and at the end. */
-function gathering(add: (event: IdentifiedEvent) => void): (event: IdentifiedEvent) => void {
+/** @returns passes on what is urgent at once, with what has come before, and the rest now and then. */
+function gathering(add: Add): Add {
   let held: IdentifiedEvent[] = [];
   let toldAt = -Infinity;
-  return (event) => {
+  return (event, isUrgent) => {
     held.push(event);
-    if (event.event.type === "token") {
-      const now = performance.now();
-      if (now - toldAt < gatherMs) return;
-      toldAt = now;
-    }
-    for (const one of held) add(one);
+    const now = performance.now();
+    if (!isUrgent && now - toldAt < gatherMs) return;
+    toldAt = now;
+    for (const one of held) add(one, isUrgent);
     held = [];
   };
 }
 
-/** Gathers events until the end of this turn of the event loop, by when all requests of a step have made theirs. */
+/** What readers of streams cannot tell from one another, ms. */
+const paceMs = 10;
+
+/**
+ * Gathers events until the end of this turn of the event loop, by when all requests of a step have made theirs, and
+ * unless one is urgent until the last message is so old.
+ */
 function createOutbox(send: (events: readonly IdentifiedEvent[]) => void) {
   let waiting: IdentifiedEvent[] = [];
+  let sentAt = -Infinity;
+  let timer: NodeJS.Timeout | null = null;
+  let isLeaving = false;
   const flush = (): void => {
+    if (timer) clearTimeout(timer);
+    timer = null;
+    isLeaving = false;
     const events = waiting;
     waiting = [];
-    if (events.length > 0) send(events);
+    if (events.length === 0) return;
+    sentAt = performance.now();
+    send(events);
   };
-  return {
-    add(event: IdentifiedEvent): void {
-      if (waiting.length === 0) setImmediate(flush);
-      waiting.push(event);
-    },
-    flush,
+  const add: Add = (event, isUrgent) => {
+    waiting.push(event);
+    if (isLeaving) return;
+    const restMs = isUrgent ? 0 : sentAt + paceMs - performance.now();
+    if (restMs > 0) timer ??= setTimeout(flush, restMs);
+    else {
+      isLeaving = true;
+      setImmediate(flush);
+    }
   };
+  return { add, flush };
 }
