@@ -12,7 +12,13 @@ import type { InferenceFunctions } from "./module.ts";
 /** The functions that there are; sizes of panels and pages are those of `relaxed256`. */
 export type MachineFunctions = Pick<
   InferenceFunctions,
-  "panel_most_rows" | "panel_scratch_floats" | "panel_turn" | "panel_product" | "paged_attention" | "row_blocks"
+  | "panel_most_rows"
+  | "panel_scratch_floats"
+  | "panel_turn"
+  | "panel_product"
+  | "paged_attention"
+  | "row_blocks"
+  | "swiglu_rows"
 >;
 
 /** Of x86-64-v4, for which the library is built; what Linux calls them. */
@@ -45,6 +51,7 @@ export async function loadAvx512(memory: WebAssembly.Memory): Promise<MachineFun
   const turn = bind("void", "panelTurn", "iiipip");
   const product = bind("void", "panelProduct", "iiiipppip");
   const attention = bind("void", "pagedAttention", "iiiiiiiipppippipppip");
+  const swiglu = bind("void", "swigluRows", "iippi");
   const blocks = bind("void", "rowBlocks", "idppp");
   return {
     panel_most_rows: bind("int", "panelMostRows", ""),
@@ -57,6 +64,7 @@ export async function loadAvx512(memory: WebAssembly.Memory): Promise<MachineFun
         ...([t, kvs, heads, h, offset, kv, all, layer, base + at!, base + pages!, base + q!, ldq] as number[]),
         ...([base + k!, base + v!, ldk, base + cos!, base + sin!, base + y!, ldy, base + room!] as number[]),
       ),
+    swiglu_rows: (rows, size, gate, up, ld) => swiglu(rows, size, base + gate, base + up, ld),
     row_blocks: (size, scale, x, maxima, sums) => blocks(size, scale, base + x, base + maxima, base + sums),
   };
 }

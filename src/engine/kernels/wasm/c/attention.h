@@ -42,7 +42,14 @@ INLINE void softmaxStep(Exp e, float *p, int count, float scale, float *max, flo
   float before = *max, now = maxLanes(MAX(top, SPLAT(before)));
   float shift = now == NEG_INFINITY ? 0.0f : now, decay = expScalar(e, before - shift);
   v128_t total = SPLAT(0.0f), minus = SPLAT(shift);
-  for (int j = 0; j < whole; j += 4) {
+  int j = 0;
+#ifdef __AVX512F__
+  for (; j + 16 <= whole; j += 16) {
+    _mm512_storeu_ps(p + j, expWide(_mm512_sub_ps(_mm512_loadu_ps(p + j), _mm512_set1_ps(shift))));
+    for (int part = 0; part < 16; part += 4) total = ADD(total, load(p + j + part));
+  }
+#endif
+  for (; j < whole; j += 4) {
     v128_t w = expF32(e, SUB(load(p + j), minus));
     store(p + j, w);
     total = ADD(total, w);

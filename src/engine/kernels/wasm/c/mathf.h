@@ -51,6 +51,29 @@ INLINE v128_t expF32(Exp e, v128_t x) {
   return MUL(MUL(p, scaleA), scaleB);
 }
 
+#ifdef __AVX512F__
+/* expF32 of 16 floats, the same operations on each. */
+INLINE __m512 expWide(__m512 x) {
+  __m512 t = _mm512_min_ps(_mm512_set1_ps(89.0f), _mm512_max_ps(_mm512_set1_ps(-104.0f), x));
+  __m512 magic = _mm512_set1_ps(12582912.0f), one = _mm512_set1_ps(1.0f);
+  __m512 shifted = _mm512_add_ps(_mm512_mul_ps(t, _mm512_set1_ps(1.44269504088896341f)), magic);
+  __m512 n = _mm512_sub_ps(shifted, magic);
+  __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), t);
+  r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(1.9875691500e-4f), r, _mm512_set1_ps(1.3981999507e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+  p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), one);
+  __m512i whole = _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_castps_si512(magic));
+  __m512i half = _mm512_srai_epi32(whole, 1), rest = _mm512_sub_epi32(whole, half), bias = _mm512_set1_epi32(127);
+  __m512 scaleA = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(half, bias), 23));
+  __m512 scaleB = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(rest, bias), 23));
+  return _mm512_mul_ps(_mm512_mul_ps(p, scaleA), scaleB);
+}
+#endif
+
 INLINE v128_t logF32(v128_t x) {
   v128_t one = SPLAT(1.0f);
   /* Denormals are scaled into the normal range first. */

@@ -12,6 +12,15 @@ INLINE void forwardPart(Exp e, int n, const float *gate, const float *up, float 
 EXPORT(swiglu_forward) void swigluForward(int size, const float *gate, const float *up, float *y) {
   Exp e = makeExp();
   int i = 0;
+#ifdef __AVX512F__
+  __m512 one = _mm512_set1_ps(1.0f);
+  for (; i + 16 <= size; i += 16) {
+    __m512 g = _mm512_loadu_ps(gate + i);
+    __m512 minus = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(g), _mm512_set1_epi32((int)0x80000000)));
+    __m512 sigmoid = _mm512_div_ps(one, _mm512_add_ps(one, expWide(minus)));
+    _mm512_storeu_ps(y + i, _mm512_mul_ps(_mm512_mul_ps(g, sigmoid), _mm512_loadu_ps(up + i)));
+  }
+#endif
   for (; i + 4 <= size; i += 4) forwardPart(e, 4, gate + i, up + i, y + i);
   if (i < size) forwardPart(e, size - i, gate + i, up + i, y + i);
 }
