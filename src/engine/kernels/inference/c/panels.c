@@ -21,25 +21,27 @@
  * Rows of a tile, and panels side by side in it: what the machine has registers for, with the weights and the left
  * side. More rows are groups of about one size.
  *
- * WebAssembly has no prefetch instruction, and what counts most for it is that weights are read in one stream. So few
- * groups take turns after a KiB of weights, from memory for the first and from the cache for the others: that is short
- * enough for the processor to ask for the next KiB while the last still computes. Where there are more groups, or the
- * memory can be asked, each group has its sums in registers for a whole block.
+ * Few groups take turns after some weights, from memory for the first and from the cache for the others. WebAssembly
+ * has no prefetch instruction, and what counts most for it is that weights are read in one stream: a turn is a KiB,
+ * short enough for the processor to ask for the next one while the last still computes. Where the memory can be asked,
+ * a turn is as long as what is asked for meanwhile stays in the nearest cache. With more groups computing takes longer
+ * than the memory, and each has its sums in registers for a whole block.
  */
 #ifdef __AVX512F__
 #define LINES 12
 #define BESIDE 2
-#define TURNS_WIDE 0
-#define TURNS_HALF 0
+#define TURNS_WIDE 8
+#define TURNS_HALF 2
+#define TURN_BYTES 4096
 #define EACH_COUNT(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12)
 #else
 #define LINES 6
 #define BESIDE 1
 #define TURNS_WIDE 3
 #define TURNS_HALF 2
+#define TURN_BYTES 1024
 #define EACH_COUNT(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
 #endif
-#define TURN_BYTES 1024
 /* One row of 16 bits asks so far ahead. */
 #define AHEAD_BYTES 4096
 
@@ -49,7 +51,7 @@ EXPORT(panel_width) int panelWidth(void) { return NR; }
 EXPORT(panel_most_rows) int panelMostRows(void) { return MOST_ROWS; }
 
 /* Floats of scratch for panel_product: the sums of groups that take turns. */
-EXPORT(panel_scratch_floats) int panelScratchFloats(void) { return (TURNS_WIDE * LINES + 1) * NR; }
+EXPORT(panel_scratch_floats) int panelScratchFloats(void) { return TURNS_WIDE * LINES * BESIDE * NR; }
 
 #define EACH_PANEL _Pragma("clang loop unroll(full)") for (int p = 0; p < 4; p++)
 #define EACH_LINE _Pragma("clang loop unroll(full)") for (int r = 0; r < lines; r++)
@@ -159,23 +161,40 @@ INLINE void tileOf(int lines, int beside, int wide, const float *x, const uint32
 #undef TILE
 }
 
-/* Groups take turns within `depth` inputs of one panel; what they have so far is in `sums`. */
-INLINE void takeTurns(int rows, Groups groups, int wide, const float *x, const uint32_t *w, int depth, float *y,
-                      int ldy, float *sums, int add) {
-  for (int k = 0; k < depth; k += groups.depth) {
+/*
+ * A group that is alone asks for the next block of all its panels, of several the first two for one panel each: so the
+ * memory is at work as long as they compute. `panel` words from one to the other; `here` is in the cache already.
+ */
+INLINE Ask askIn(int group, int groups, int beside, const uint32_t *here, const uint32_t *next, int panel) {
+  const uint32_t *other = next + (beside > 1 ? panel : 0);
+  if (groups == 1) return (Ask){next, other};
+  return group == 0 ? (Ask){next, here} : group == 1 ? (Ask){other, here} : (Ask){here, here};
+}
+
+/*
+ * Groups take turns within `depth` inputs of panels side by side; what they have so far is in `sums`. `after`: the
+ * weights that come next.
+ */
+INLINE void takeTurns(int rows, Groups groups, int beside, int wide, const float *x, const uint32_t *w, int panel,
+                      const uint32_t *after, int depth, float *y, int ldy, float *sums, int add) {
+  const int words = wide ? NR : HALF, width = beside * NR;
+  for (int k = 0; k < depth; k += groups.depth, w += groups.depth * words) {
     int some = minInt(depth - k, groups.depth), how = k > 0 ? GO_ON : BEGIN;
+    const uint32_t *next = k + some < depth ? w + some * words : after;
     float *at = sums;
     for (int group = 0; group < groups.count; group++) {
       int lines = linesOf(groups, group);
-      tileOf(lines, 1, wide, x, w, 0, (Ask){w, w}, some, at, NR, how);
+      Ask ask = askIn(group, groups.count, beside, w, next, panel);
+      tileOf(lines, beside, wide, x, w, panel, ask, some, at, width, how);
       x += lines * some;
-      at += lines * NR;
+      at += lines * width;
     }
-    w += some * (wide ? NR : HALF);
   }
   for (int row = 0; row < rows; row++) {
-    float *to = y + row * ldy, *from = sums + row * NR;
-    storeLanes(to, add ? addLanes(loadLanes(to), loadLanes(from)) : loadLanes(from));
+    for (int j = 0; j < width; j += NR) {
+      float *to = y + row * ldy + j, *from = sums + row * width + j;
+      storeLanes(to, add ? addLanes(loadLanes(to), loadLanes(from)) : loadLanes(from));
+    }
   }
 }
 
@@ -213,16 +232,6 @@ EXPORT(panel_turn) void panelTurn(int rows, int i, int wide, const float *x, int
 }
 
 /*
- * A group that is alone asks for the next block of all its panels, of several the first two for one panel each: so the
- * memory is at work as long as they compute. `panel` words from one to the other; `here` is in the cache already.
- */
-INLINE Ask askIn(int group, int groups, int beside, const uint32_t *here, const uint32_t *next, int panel) {
-  const uint32_t *other = next + (beside > 1 ? panel : 0);
-  if (groups == 1) return (Ask){next, other};
-  return group == 0 ? (Ask){next, here} : group == 1 ? (Ask){other, here} : (Ask){here, here};
-}
-
-/*
  * `panels` panels of w, each NR outputs by i inputs. x: `rows` rows, turned; y [rows, ldy], of which panels * NR
  * outputs from y on are written. wide: the weights are float32.
  */
@@ -244,7 +253,7 @@ void panelProduct(int rows, int panels, int i, int wide, const float *x, const u
       int depth = minInt(i - k, KC);
       const uint32_t *right = w + k * words, *after = k + KC < i ? right + KC * words : w + beside * panel;
       if (groups.depth < KC) {
-        takeTurns(rows, groups, wide, left, right, depth, y, ldy, sums, k > 0);
+        takeTurns(rows, groups, beside, wide, left, right, panel, after, depth, y, ldy, sums, k > 0);
         left += rows * depth;
         continue;
       }
