@@ -131,7 +131,9 @@ async function useCaches(url: string, { D, L, V }: (typeof shapes)[string]): Pro
     await complete(url, ask(5000 + number, promptTokens, 1, V), agent);
   }
   const seconds = (performance.now() - startedAt) / 1000;
-  console.log(`  ${Math.ceil(1.2 * positions)} tokens of prompts, so that all caches were used once: ${seconds.toFixed(1)} s`);
+  console.log(
+    `  ${Math.ceil(1.2 * positions)} tokens of prompts, so that all caches were used once: ${seconds.toFixed(1)} s`,
+  );
 }
 
 async function latency(url: string, vocab: number): Promise<void> {

@@ -179,13 +179,10 @@ function project(
   after?: (first: number, outputs: number, inputs: ProductInputs) => void,
 ): void {
   const { width } = products;
-  const all = targets.reduce((sum, [{ outputs }]) => sum + Math.ceil(outputs / width), 0);
-  // Many rows read their inputs again for each part, and BLAS packs them: fewer and larger parts, two a thread.
-  const wanted = rows > mostDirectRows ? Math.ceil(all / (2 * threads)) : Math.ceil(all / mostParts);
-  const least = leastOutputs / width;
-  const size = Math.min(Math.max(Math.ceil(wanted / least) * least, least), mostBlasOutputs / width);
+  const panels = targets.map(([{ outputs }]) => Math.ceil(outputs / width));
+  const size = panelsOfPart(panels, width, rows, threads);
   const inputs = products.inputs(rows, x);
-  const parts = targets.map(([{ outputs }]) => Math.ceil(Math.ceil(outputs / width) / size));
+  const parts = panels.map((count) => Math.ceil(count / size));
   member.each(
     parts.reduce((sum, count) => sum + count, 0),
     (part) => {
@@ -193,11 +190,25 @@ function project(
       while (own >= parts[which]!) own -= parts[which++]!;
       const [matrix, y] = targets[which]!;
       const first = own * size;
-      const panels = Math.min(size, Math.ceil(matrix.outputs / width) - first);
-      products.part(inputs, matrix, y, first, panels);
-      after?.(first * width, panels * width, inputs);
+      const count = Math.min(size, panels[which]! - first);
+      products.part(inputs, matrix, y, first, count);
+      after?.(first * width, count * width, inputs);
     },
   );
+}
+
+/**
+ * @param panels of each matrix that the same rows meet, of `width` outputs
+ * @returns how many are a part: so many that the parts of all are at most `mostParts`
+ */
+export function panelsOfPart(panels: readonly number[], width: number, rows: number, threads: number): number {
+  const all = panels.reduce((sum, count) => sum + count, 0);
+  const least = leastOutputs / width;
+  // Many rows read their inputs again for each part, and BLAS packs them: fewer and larger parts, two a thread.
+  const preferred = rows > mostDirectRows ? Math.min(Math.ceil(all / (2 * threads)), mostBlasOutputs / width) : least;
+  // The last part of each matrix may be a small one.
+  const needed = Math.ceil(all / (mostParts - panels.length));
+  return Math.ceil(Math.max(needed, preferred) / least) * least;
 }
 
 function attend({ member, threads, c, scratch }: TeamThread, model: TeamLlama, layer: number, step: TeamStep): void {

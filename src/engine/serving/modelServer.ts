@@ -1,7 +1,7 @@
 /**
  * The inside of a model process: loads one checkpoint, then generates for as many requests as it is sent, together
- * (`infer/batcher.ts`). What steps made for all of them leaves as one message, every 10 ms at most but for what somebody
- * waits for: the first token of an answer, and its end. It holds nothing that the pool could
+ * (`infer/batcher.ts`). What steps made for all of them leaves as one message, every 10 ms at most but for what
+ * somebody waits for: the first token of an answer, and its end. It holds nothing that the pool could
  * not lose: when the channel closes, the process ends, so it never outlives the server that started it.
  */
 import { CodedError, toErrorRecord } from "../../ops/errors.ts";

@@ -1,6 +1,6 @@
 /**
- * What a model's steps are computed by: a build of the wasm kernels, and where the backend may use what the machine has,
- * the build for AVX-512 and a BLAS. Either is taken only after it gave the numbers of the wasm kernels in a trial.
+ * What a model's steps are computed by: a build of the wasm kernels, and where the backend may use what the machine
+ * has, the build for AVX-512 and a BLAS. Either is taken only after it gave the numbers of the wasm kernels in a trial.
  */
 import type { InferenceKernels } from "../kernels.ts";
 import type { Blas } from "../native/blas.ts";

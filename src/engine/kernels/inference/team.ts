@@ -11,7 +11,7 @@
  * compare-and-exchange, so that nobody takes a part of an `each` that is over: all its parts have its number or a newer
  * one. Programs are counted by the word `program`, odd while the first thread writes the inputs (a sequence lock).
  */
-import { CodedError } from "../../../ops/errors.ts";
+import { CodedError, invariant } from "../../../ops/errors.ts";
 
 /** Parts of one `each`, at most. */
 export const mostParts = 1000;
@@ -58,6 +58,7 @@ export class TeamMember {
    */
   each(parts: number, work: (part: number) => void): void {
     if (parts === 0) return;
+    invariant(parts <= mostParts, `${parts} parts of one piece of work; at most ${mostParts}`);
     const threads = this.#threads;
     if (threads === 1) {
       for (let part = 0; part < parts; part++) work(part);
