@@ -5,7 +5,7 @@
  * generation and scoring have kernels built for it.
  */
 import type { Backend, BackendOptions, BackendProbe } from "./backend.ts";
-import { missingAvx512 } from "../kernels/inference/avx512.ts";
+import { loadAvx512 } from "../kernels/inference/avx512.ts";
 import { openBlas } from "../kernels/native/blas.ts";
 import { openOneDnn } from "../kernels/native/oneDnn.ts";
 import { createTfjsBackend } from "./tfjsBackend.ts";
@@ -35,7 +35,8 @@ function nativeProbe(options: BackendOptions): Backend["probe"] {
       // Of the smallest memory there is: loading the library is the probe.
       const blas = await openBlas(new WebAssembly.Memory({ initial: 1 }));
       const { features, refusal } = await probeBf16();
-      const own = { blas: blas.name, ...inferenceFeatures(wasm.features["kernels"]), ...features };
+      const inference = await probeInference(wasm.features["kernels"]);
+      const own = { blas: blas.name, ...inference, ...features };
       return { ...wasm, features: { ...wasm.features, ...own }, precisions: { bf16: refusal } };
     } catch (error) {
       return { ...wasm, available: false, reason: messageOf(error), features: {} };
@@ -44,9 +45,16 @@ function nativeProbe(options: BackendOptions): Backend["probe"] {
 }
 
 /** What generation and scoring are computed by. @param kernels name of the wasm kernels */
-function inferenceFeatures(kernels: BackendProbe["features"][string] | undefined): BackendProbe["features"] {
-  const missing = kernels === "wasm-relaxed256" ? missingAvx512() : `it goes with wasm-relaxed256, not ${kernels}`;
-  return missing === null ? { inference: "avx512" } : { inference: kernels ?? "", inference_reason: missing };
+async function probeInference(kernels: BackendProbe["features"][string] = ""): Promise<BackendProbe["features"]> {
+  if (kernels !== "wasm-relaxed256") {
+    return { inference: kernels, inference_reason: `kernels for AVX-512 go with wasm-relaxed256, not ${kernels}` };
+  }
+  try {
+    await loadAvx512(new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }));
+    return { inference: "avx512" };
+  } catch (error) {
+    return { inference: kernels, inference_reason: messageOf(error) };
+  }
 }
 
 async function probeBf16(): Promise<{ features: BackendProbe["features"]; refusal: string | null }> {

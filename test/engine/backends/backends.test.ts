@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import * as tf from "@tensorflow/tfjs";
 import { chooseBackend, getBackend, listBackends } from "../../../src/engine/backends/index.ts";
+import { missingAvx512 } from "../../../src/engine/kernels/inference/avx512.ts";
 import { kernelVariants, variantRuns } from "../../../src/engine/kernels/wasm/variants.ts";
 import type { KernelVariant } from "../../../src/engine/kernels/wasm/variants.ts";
 import type { CompareResult } from "../../../src/engine/backends/work.ts";
@@ -90,6 +91,21 @@ test("wasm finds its binaries from any working directory", () => {
   });
   assert.equal(output.trim(), "up", "and nothing else is printed");
 });
+
+test(
+  "native names the kernels of generation and scoring, or says why not the fastest",
+  { skip: missing ?? false },
+  async () => {
+    const features = async (variant: KernelVariant) => (await getBackend("native", { variant }).probe()).features;
+    const narrow = await features("relaxed");
+    assert.equal(narrow["inference"], "wasm-relaxed");
+    assert.match(String(narrow["inference_reason"]), /go with wasm-relaxed256, not wasm-relaxed/);
+    const wide = await features("relaxed256");
+    const lacking = missingAvx512();
+    assert.equal(wide["inference"], lacking === null ? "avx512" : "wasm-relaxed256");
+    assert.equal(wide["inference_reason"], lacking === null ? undefined : `kernels for AVX-512: ${lacking}`);
+  },
+);
 
 test(
   "where there is no BLAS, native says what is missing",

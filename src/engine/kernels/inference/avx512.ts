@@ -6,6 +6,7 @@
  */
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { CodedError } from "../../../ops/errors.ts";
 import { openLibrary } from "../native/koffi.ts";
 import type { InferenceFunctions } from "./module.ts";
 
@@ -25,7 +26,7 @@ export type MachineFunctions = Pick<
 const neededFeatures = ["fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"];
 const libraryFile = fileURLToPath(new URL("./inference.avx512.so", import.meta.url));
 
-/** @returns what is missing for `loadAvx512`, null when it will load. */
+/** @returns what `loadAvx512` misses in the system or the processor, null for nothing. */
 export function missingAvx512(): string | null {
   if (process.platform !== "linux" || process.arch !== "x64") return "built for Linux on x64 alone";
   const flags = /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" ") ?? [];
@@ -35,12 +36,15 @@ export function missingAvx512(): string | null {
 
 /**
  * @param memory whose addresses the functions take; shared, so it never moves
- * @throws backend_unavailable when koffi or the library does not load
+ * @param file the library, another than the one of this package in tests alone
+ * @throws backend_unavailable when the processor, koffi or the library is not there or does not load
  */
-export async function loadAvx512(memory: WebAssembly.Memory): Promise<MachineFunctions> {
+export async function loadAvx512(memory: WebAssembly.Memory, file = libraryFile): Promise<MachineFunctions> {
+  const missing = missingAvx512();
+  if (missing !== null) throw new CodedError("backend_unavailable", `kernels for AVX-512: ${missing}`);
   const { handle } = await openLibrary({
-    ...{ title: "kernels for AVX-512", files: [libraryFile], environment: {} },
-    source: "they come with this package",
+    ...{ title: "library of kernels for AVX-512", files: [file], environment: {} },
+    source: "it comes with this package",
   });
   const base = Number(handle.func("uintptr_t addressOf(void *)")(new Uint8Array(memory.buffer)));
   /** `of`: one letter an argument: an int, a double, or a pointer. */

@@ -2,11 +2,11 @@
  * What a model's steps are computed by: a build of the wasm kernels, and where the backend may use what the machine
  * has, the build for AVX-512 and a BLAS. Either is taken only after it gave the numbers of the wasm kernels in a trial.
  */
+import { CodedError } from "../../../ops/errors.ts";
 import type { InferenceKernels } from "../kernels.ts";
 import type { Blas } from "../native/blas.ts";
 import { openBlas } from "../native/blas.ts";
 import type { KernelVariant } from "../wasm/variants.ts";
-import { missingAvx512 } from "./avx512.ts";
 import type { InferenceFunctions } from "./module.ts";
 import { loadInferenceKernels } from "./module.ts";
 import { PanelProducts, mostDirectRows, panelScratchFloats, productBlock } from "./panels.ts";
@@ -44,13 +44,23 @@ export async function openBuild(
 export async function chooseBuild({ variant, native }: InferenceKernels, heap: SharedHeap): Promise<InferenceBuild> {
   const plain = { variant, avx512: false, blas: false };
   if (!native) return plain;
-  // Panels and pages are as wide in both.
-  const wide = { ...plain, avx512: variant === "relaxed256" && missingAvx512() === null };
   const { c } = await openBuild(plain, heap.memory);
-  const avx512 = wide.avx512 && sameProducts(heap, c, await openBuild(wide, heap.memory), [1, 7, 16, 45]);
+  // Panels and pages are as wide as those of this variant alone.
+  const wide = variant === "relaxed256" ? await openIfThere({ ...plain, avx512: true }, heap.memory) : null;
+  const avx512 = wide !== null && sameProducts(heap, c, wide, [1, 7, 16, 45]);
   const library = await openBlas(heap.memory);
   const blas = sameProducts(heap, c, { c, blas: library }, [mostDirectRows + 1, 64, 100, 130]);
   return { variant, avx512, blas };
+}
+
+/** @returns null where the build does not load: then there are others. */
+async function openIfThere(build: InferenceBuild, memory: WebAssembly.Memory): Promise<OpenBuild | null> {
+  try {
+    return await openBuild(build, memory);
+  } catch (error) {
+    if (error instanceof CodedError && error.code === "backend_unavailable") return null;
+    throw error;
+  }
 }
 
 /** Whether products have the numbers of `c` for so many rows, on shapes that meet the edges of tiles and blocks. */

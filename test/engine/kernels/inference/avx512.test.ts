@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { loadAvx512, missingAvx512 } from "../../../../src/engine/kernels/inference/avx512.ts";
 import { loadInferenceKernels } from "../../../../src/engine/kernels/inference/module.ts";
-import { variantRuns } from "../../../../src/engine/kernels/wasm/variants.ts";
+import { CodedError } from "../../../../src/ops/errors.ts";
 import { seededStream } from "../../../../src/ops/rng.ts";
 import { inferenceBuildCases } from "./builds.ts";
 
@@ -63,6 +63,14 @@ describe("the build for AVX-512", { skip }, () => {
   });
 });
 
-test("where it does not run it says what is missing", { skip: skip === false ? "it runs here" : false }, () => {
-  if (variantRuns("relaxed256")) assert.match(missingAvx512() ?? "", /the processor lacks|Linux on x64 alone/);
+test("a library that is not there is named, and where the processor is not, what it lacks", async () => {
+  const lacking = missingAvx512();
+  const wanted = lacking === null ? /no library of kernels for AVX-512 was found \(nosuch\.so\)/ : /AVX-512: /;
+  if (lacking !== null) assert.match(lacking, /the processor lacks avx512|the processor lacks fma|for Linux on x64/);
+  await assert.rejects(loadAvx512(memory, "nosuch.so"), (error) => {
+    assert.ok(error instanceof CodedError);
+    assert.equal(error.code, "backend_unavailable");
+    assert.match(error.message, wanted);
+    return true;
+  });
 });
