@@ -73,7 +73,7 @@ function sameProducts(
   const [mostRows, inputs, width] = [Math.max(...rowCounts), 2 * productBlock, c.panel_width()];
   const outputs = 11 * width;
   const sizes = [mostRows * inputs, outputs * inputs, mostRows * outputs, mostRows * outputs];
-  sizes.push(panelScratchFloats(c, inputs, true));
+  sizes.push(Math.max(...[c, other.c].map((build) => panelScratchFloats(build, inputs, true))));
   const blocks = sizes.map((size) => heap.take(size * 4)) as [number, number, number, number, number];
   const [x, w, wanted, got, scratch] = blocks;
   const floats = (at: number, size: number): Float32Array => new Float32Array(heap.memory.buffer, at, size);

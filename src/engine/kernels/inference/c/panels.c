@@ -1,7 +1,7 @@
 /*
  * y[R,O] = x[R,I] w[O,I]^T on weights that were arranged for it when they were loaded: panels of NR outputs, in each
  * the NR weights of input 0, then those of input 1, and so on. A product of any number of rows reads them in order,
- * packs none of them: a tile of some rows by one panel is held in registers. The rows are turned once for all
+ * packs none of them: a tile of some rows by a panel or two is held in registers. The rows are turned once for all
  * products with them, so that they too are read in order.
  *
  * Weights of a bfloat16 checkpoint stay in 16 bits, half the bytes that a step of decoding must read, and become
