@@ -11,7 +11,7 @@
  * - with `--shared N`, N rounds of prompts that begin alike (`lib/sharedPrompts.ts`).
  *
  * All of it on a server that has been at work for a while: prompts have used its whole budget of caches once, whose
- * memory the system hands out at the first write (`--fresh` leaves that out).
+ * memory the system hands out at the first write (`--fresh yes` leaves that out).
  *
  * With `--crowd N`, 200 clients for N seconds on a small model, a third of which hang up (`lib/manyClients.ts`);
  * `--backends none --crowd 60` is that alone.

@@ -13,7 +13,7 @@ import type { TensorRef } from "../../ops/tensor.ts";
 import { maskOfNames, maskedValues } from "../../ops/growth/index.ts";
 import { TensorReader } from "../checkpoint/tensorReader.ts";
 import type { InferenceFunctions } from "../kernels/inference/module.ts";
-import { chooseBuild, openBuild } from "../kernels/inference/build.ts";
+import { chooseBuild } from "../kernels/inference/build.ts";
 import { PanelPacker, PanelProducts, panelScratchFloats } from "../kernels/inference/panels.ts";
 import type { PanelMatrix } from "../kernels/inference/panels.ts";
 import { SharedHeap } from "../kernels/inference/sharedHeap.ts";
@@ -76,8 +76,7 @@ export async function openTeamModel(
   threads: number,
 ): Promise<TeamModel> {
   const heap = new SharedHeap();
-  const build = await chooseBuild(kernels, heap);
-  const { c, blas } = await openBuild(build, heap.memory);
+  const { build, c, blas } = await chooseBuild(kernels, heap);
   const control = heap.take(controlWords * 4);
   const plan = heap.take(planWords * 4);
   const words = new Int32Array(heap.memory.buffer, control, controlWords).fill(0);

@@ -1,13 +1,13 @@
 /**
  * The kernels of inference that cost the time, built from the same C sources for the machine itself: vectors twice as
  * wide as WebAssembly's widest, and weights asked for before they are needed. Called in place on the shared memory
- * through koffi. The operations on each number are those of the build `relaxed256`, so are the bytes; `teamModel.ts`
+ * through koffi. The operations on each number are those of the build `relaxed256`, so are the bytes; `build.ts`
  * takes them for the backend `native` where a trial finds it so.
  */
-import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { CodedError } from "../../../ops/errors.ts";
 import { openLibrary } from "../native/koffi.ts";
+import { linuxProcessor } from "../native/processor.ts";
 import type { InferenceFunctions } from "./module.ts";
 
 /** The functions that there are; sizes of panels and pages are those of `relaxed256`. */
@@ -28,9 +28,9 @@ const libraryFile = fileURLToPath(new URL("./inference.avx512.so", import.meta.u
 
 /** @returns what `loadAvx512` misses in the system or the processor, null for nothing. */
 export function missingAvx512(): string | null {
-  if (process.platform !== "linux" || process.arch !== "x64") return "built for Linux on x64 alone";
-  const flags = /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" ") ?? [];
-  const missing = neededFeatures.filter((feature) => !flags.includes(feature));
+  const processor = linuxProcessor();
+  if (processor === null) return "built for Linux on x64 alone";
+  const missing = neededFeatures.filter((feature) => !processor.features.has(feature));
   return missing.length === 0 ? null : `the processor lacks ${missing.join(", ")}`;
 }
 

@@ -7,6 +7,8 @@ import type { InferenceKernels } from "../kernels.ts";
 import type { Blas } from "../native/blas.ts";
 import { openBlas } from "../native/blas.ts";
 import type { KernelVariant } from "../wasm/variants.ts";
+import type { MachineFunctions } from "./avx512.ts";
+import { loadAvx512 } from "./avx512.ts";
 import type { InferenceFunctions } from "./module.ts";
 import { loadInferenceKernels } from "./module.ts";
 import { PanelProducts, mostDirectRows, panelScratchFloats, productBlock } from "./panels.ts";
@@ -21,16 +23,16 @@ export interface InferenceBuild {
 }
 
 export interface OpenBuild {
+  readonly build: InferenceBuild;
   readonly c: InferenceFunctions;
   readonly blas: Blas | null;
 }
 
 /** @throws backend_unavailable */
-export async function openBuild(
-  { variant, avx512, blas }: InferenceBuild,
-  memory: WebAssembly.Memory,
-): Promise<OpenBuild> {
+export async function openBuild(build: InferenceBuild, memory: WebAssembly.Memory): Promise<OpenBuild> {
+  const { variant, avx512, blas } = build;
   return {
+    build,
     c: await loadInferenceKernels(variant, memory, avx512),
     blas: blas ? await openBlas(memory) : null,
   };
@@ -38,25 +40,26 @@ export async function openBuild(
 
 /**
  * @param heap for what the trial needs
- * @returns the fastest build that gives a row the bytes of the wasm kernels
+ * @returns the fastest build that gives a row the bytes of the wasm kernels, open
  * @throws backend_unavailable
  */
-export async function chooseBuild({ variant, native }: InferenceKernels, heap: SharedHeap): Promise<InferenceBuild> {
-  const plain = { variant, avx512: false, blas: false };
+export async function chooseBuild({ variant, native }: InferenceKernels, heap: SharedHeap): Promise<OpenBuild> {
+  const plain = await openBuild({ variant, avx512: false, blas: false }, heap.memory);
   if (!native) return plain;
-  const { c } = await openBuild(plain, heap.memory);
+  const { c } = plain;
   // Panels and pages are as wide as those of this variant alone.
-  const wide = variant === "relaxed256" ? await openIfThere({ ...plain, avx512: true }, heap.memory) : null;
-  const avx512 = wide !== null && sameProducts(heap, c, wide, [1, 7, 16, 45]);
+  const machine = variant === "relaxed256" ? await loadIfThere(heap.memory) : null;
+  const wide = { ...c, ...machine };
+  const avx512 = machine !== null && sameProducts(heap, c, { c: wide, blas: null }, [1, 7, 16, 45]);
   const library = await openBlas(heap.memory);
   const blas = sameProducts(heap, c, { c, blas: library }, [mostDirectRows + 1, 64, 100, 130]);
-  return { variant, avx512, blas };
+  return { build: { variant, avx512, blas }, c: avx512 ? wide : c, blas: blas ? library : null };
 }
 
-/** @returns null where the build does not load: then there are others. */
-async function openIfThere(build: InferenceBuild, memory: WebAssembly.Memory): Promise<OpenBuild | null> {
+/** @returns null where the kernels for AVX-512 do not load: then there are others. */
+async function loadIfThere(memory: WebAssembly.Memory): Promise<MachineFunctions | null> {
   try {
-    return await openBuild(build, memory);
+    return await loadAvx512(memory);
   } catch (error) {
     if (error instanceof CodedError && error.code === "backend_unavailable") return null;
     throw error;
@@ -67,7 +70,7 @@ async function openIfThere(build: InferenceBuild, memory: WebAssembly.Memory): P
 function sameProducts(
   heap: SharedHeap,
   c: InferenceFunctions,
-  other: OpenBuild,
+  other: Pick<OpenBuild, "c" | "blas">,
   rowCounts: readonly number[],
 ): boolean {
   const [mostRows, inputs, width] = [Math.max(...rowCounts), 2 * productBlock, c.panel_width()];

@@ -8,9 +8,9 @@
  *
  * cblas: Basic Linear Algebra Subprograms Technical Forum Standard, 2001, appendix B.
  */
-import { readFileSync } from "node:fs";
 import type { LibraryHandle } from "koffi";
 import { openLibrary } from "./koffi.ts";
+import { linuxProcessor } from "./processor.ts";
 
 /** A row-major matrix: address of its first byte on the memory, and whether it is used transposed. */
 export interface Operand {
@@ -85,15 +85,14 @@ export async function openBlas(
  * because releases before 0.3.24 do not know those processors and take AVX2.
  */
 function environment(): Record<string, string> {
-  const coreType = process.platform === "linux" && isAmdWithAvx512() ? { OPENBLAS_CORETYPE: "SKYLAKEX" } : {};
+  const coreType = isAmdWithAvx512() ? { OPENBLAS_CORETYPE: "SKYLAKEX" } : {};
   return { OPENBLAS_NUM_THREADS: "1", VECLIB_MAXIMUM_THREADS: "1", ...coreType };
 }
 
 function isAmdWithAvx512(): boolean {
-  if (process.arch !== "x64") return false;
-  const first = readFileSync("/proc/cpuinfo", "utf8").split("\n\n")[0] ?? "";
+  const processor = linuxProcessor();
   const needed = ["avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"];
-  return /AuthenticAMD/.test(first) && needed.every((flag) => first.includes(` ${flag} `));
+  return processor?.vendor === "AuthenticAMD" && needed.every((feature) => processor.features.has(feature));
 }
 
 function describe(file: string, handle: LibraryHandle): string {
