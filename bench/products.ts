@@ -5,7 +5,7 @@
  * turns, medians. Beside them a plain sum of the float32 weights. Ratios mean something; milliseconds are of this
  * machine and this minute.
  */
-import { missingAvx512 } from "../src/engine/kernels/inference/avx512.ts";
+import { missingAvx512 } from "../src/engine/kernels/machine/avx512.ts";
 import { loadInferenceKernels } from "../src/engine/kernels/inference/module.ts";
 import { PanelProducts, panelScratchFloats } from "../src/engine/kernels/inference/panels.ts";
 import { SharedHeap } from "../src/engine/kernels/inference/sharedHeap.ts";

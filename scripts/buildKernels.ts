@@ -49,11 +49,17 @@ export const inferenceBuilds = {
 
 /**
  * The one for processors with AVX-512: x86-64-v4 of the psABI for x86-64. Of C's library it wants memcpy and memset,
- * which the process has, whichever library that is. The header in `avx512/` stands in for WebAssembly's intrinsics.
+ * which the process has, whichever library that is. The header in `machine/` stands in for WebAssembly's intrinsics.
  */
 export const machineBuild = "inference.avx512.so";
 const machineFlags = [
-  ...["--target=x86_64-unknown-linux-gnu", "-march=x86-64-v4", "-mprefer-vector-width=512", "-DNR=16", "-I../avx512"],
+  ...[
+    "--target=x86_64-unknown-linux-gnu",
+    "-march=x86-64-v4",
+    "-mprefer-vector-width=512",
+    "-DNR=16",
+    "-I../../machine",
+  ],
   ...["-fPIC", "-fvisibility=hidden", "-shared", "-Wl,--build-id=none"],
 ];
 
@@ -84,7 +90,7 @@ export function compileInference(name: keyof typeof inferenceBuilds): Buffer {
 
 /** @returns the bytes of the kernels of inference for AVX-512, compiled from the sources as they are now. */
 export function compileMachine(): Buffer {
-  return compile(inferenceFolder, machineBuild, machineFlags, ["../avx512/address.c"]);
+  return compile(inferenceFolder, machineBuild, machineFlags, ["../../machine/address.c"]);
 }
 
 /** @returns the bytes of the kernel that builds rows of grown matrices, compiled from its source as it is now. */

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import * as tf from "@tensorflow/tfjs";
 import { chooseBackend, getBackend, listBackends } from "../../../src/engine/backends/index.ts";
-import { missingAvx512 } from "../../../src/engine/kernels/inference/avx512.ts";
+import { missingAvx512 } from "../../../src/engine/kernels/machine/avx512.ts";
 import { kernelVariants, variantRuns } from "../../../src/engine/kernels/wasm/variants.ts";
 import type { KernelVariant } from "../../../src/engine/kernels/wasm/variants.ts";
 import type { CompareResult } from "../../../src/engine/backends/work.ts";

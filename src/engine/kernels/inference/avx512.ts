@@ -5,9 +5,7 @@
  * takes them for the backend `native` where a trial finds it so.
  */
 import { fileURLToPath } from "node:url";
-import { CodedError } from "../../../ops/errors.ts";
-import { openLibrary } from "../native/koffi.ts";
-import { linuxProcessor } from "../native/processor.ts";
+import { openMachineLibrary } from "../machine/avx512.ts";
 import type { InferenceFunctions } from "./module.ts";
 
 /** The functions that there are; sizes of panels and pages are those of `relaxed256`. */
@@ -22,17 +20,7 @@ export type MachineFunctions = Pick<
   | "swiglu_rows"
 >;
 
-/** Of x86-64-v4, for which the library is built; what Linux calls them. */
-const neededFeatures = ["fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"];
 const libraryFile = fileURLToPath(new URL("./inference.avx512.so", import.meta.url));
-
-/** @returns what `loadAvx512` misses in the system or the processor, null for nothing. */
-export function missingAvx512(): string | null {
-  const processor = linuxProcessor();
-  if (processor === null) return "built for Linux on x64 alone";
-  const missing = neededFeatures.filter((feature) => !processor.features.has(feature));
-  return missing.length === 0 ? null : `the processor lacks ${missing.join(", ")}`;
-}
 
 /**
  * @param memory whose addresses the functions take; shared, so it never moves
@@ -40,18 +28,8 @@ export function missingAvx512(): string | null {
  * @throws backend_unavailable when the processor, koffi or the library is not there or does not load
  */
 export async function loadAvx512(memory: WebAssembly.Memory, file = libraryFile): Promise<MachineFunctions> {
-  const missing = missingAvx512();
-  if (missing !== null) throw new CodedError("backend_unavailable", `kernels for AVX-512: ${missing}`);
-  const { handle } = await openLibrary({
-    ...{ title: "library of kernels for AVX-512", files: [file], environment: {} },
-    source: "it comes with this package",
-  });
-  const base = Number(handle.func("uintptr_t addressOf(void *)")(new Uint8Array(memory.buffer)));
-  /** `of`: one letter an argument: an int, a double, or a pointer. */
-  const bind = (result: string, name: string, of: string): ((...args: number[]) => number) => {
-    const types = [...of].map((letter) => ({ i: "int", d: "double", p: "uintptr_t" })[letter]);
-    return handle.func(`${result} ${name}(${types.join(", ")})`) as (...args: number[]) => number;
-  };
+  const { addressOf, bind } = await openMachineLibrary(file);
+  const base = addressOf(memory);
   const turn = bind("void", "panelTurn", "iiipip");
   const product = bind("void", "panelProduct", "iiiipppip");
   const attention = bind("void", "pagedAttention", "iiiiiiiipppippipppip");

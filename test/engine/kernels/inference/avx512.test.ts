@@ -4,8 +4,9 @@
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { loadAvx512, missingAvx512 } from "../../../../src/engine/kernels/inference/avx512.ts";
+import { loadAvx512 } from "../../../../src/engine/kernels/inference/avx512.ts";
 import { loadInferenceKernels } from "../../../../src/engine/kernels/inference/module.ts";
+import { missingAvx512 } from "../../../../src/engine/kernels/machine/avx512.ts";
 import { CodedError } from "../../../../src/ops/errors.ts";
 import { seededStream } from "../../../../src/ops/rng.ts";
 import { inferenceBuildCases } from "./builds.ts";

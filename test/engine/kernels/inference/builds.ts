@@ -1,5 +1,5 @@
 /** All builds of the kernels of inference, with why one cannot be tried here. */
-import { missingAvx512 } from "../../../../src/engine/kernels/inference/avx512.ts";
+import { missingAvx512 } from "../../../../src/engine/kernels/machine/avx512.ts";
 import type { KernelVariant } from "../../../../src/engine/kernels/wasm/variants.ts";
 import { kernelVariants, variantRuns } from "../../../../src/engine/kernels/wasm/variants.ts";
 
