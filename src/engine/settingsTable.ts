@@ -32,7 +32,7 @@ export const settingsTable: readonly (readonly [variable: string, fallback: stri
   ["COMPUTE_CONCURRENCY", "1", "trainings and evaluations at once in one process"],
   ["PREPARE_CONCURRENCY", "2", "imports, growths and dataset builds at once in one process"],
   ["COMPUTE_MEMORY_BYTES", "(three quarters of RAM)", "resident memory of one compute process"],
-  ["COMPUTE_THREADS", "(processors)", "threads of one compute process"],
+  ["COMPUTE_THREADS", "(processors)", "threads of one compute process, at most; what is too small to share takes one"],
   ["COMPUTE_KERNELS", "auto", kernelChoices.join(", ") + ": which build of the WebAssembly kernels"],
   ["WEBGPU_ADAPTER", "(the fastest)", "part of the name of the GPU that the backend webgpu uses"],
   ["WEBGPU_SOFTWARE", "named", "named, auto, never: whether webgpu may run on a software adapter, by name or by auto"],

@@ -20,6 +20,7 @@ import { rowsOf } from "./logitRow.ts";
 import { SharedPrompts } from "./prompts.ts";
 import { score } from "./score.ts";
 import type { ServedModel } from "./servedModel.ts";
+import { takingTurns } from "./stepTurns.ts";
 import { openTeamModel, weightsOf } from "./teamModel.ts";
 import type { TeamModel } from "./teamModel.ts";
 
@@ -48,7 +49,7 @@ export async function loadServedModel(
   const model = kernels.inference
     ? await openTeamModel(config, weightsOf(checkpoint), kernels.inference, threads)
     : await openTfjsModel(checkpoint, kernels);
-  const { decoder: batchDecoder } = model;
+  const batchDecoder = takingTurns(model.decoder);
   let made: StepStats[] = [];
   const observe = (step: StepStats): void => {
     if (made.length < maxStepsKept) made.push(step);

@@ -67,7 +67,7 @@ export interface ServedModel {
   /** Whether requests at work with one prompt hold its pages in common (`positions.ts`). */
   readonly sharesPages: boolean;
   generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<GenerateEvent>;
-  /** The result does not depend on which requests are scored together. */
+  /** The result depends neither on which requests are scored together nor on what else is at work. */
   score(requests: readonly ScoreRequest[], signal: AbortSignal): Promise<ScoreResult[]>;
   /** The steps made since it was last asked, for metrics; a bounded number of them. */
   takeSteps?(): readonly StepStats[];

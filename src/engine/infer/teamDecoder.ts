@@ -13,6 +13,7 @@ import { layerPageBytes, placesOf, runTeamStep } from "../model/teamLlama.ts";
 import type { BatchDecoder, Context, StepPart } from "./decoder.ts";
 import { maxStepTokens } from "./decoder.ts";
 import { LogitRow } from "./logitRow.ts";
+import type { StepSize } from "./stepWork.ts";
 import type { StepRoom } from "./teamPlan.ts";
 import { planWords, stepOf, writePlan } from "./teamPlan.ts";
 
@@ -105,6 +106,7 @@ class PagedContext implements Context {
 
 /**
  * @param plan address of `planWords` words
+ * @param isShared whether all threads share a step, or the first makes it alone
  * @returns a decoder over a model that it does not own
  */
 export function teamDecoder(
@@ -113,6 +115,7 @@ export function teamDecoder(
   thread: TeamThread,
   model: TeamLlama,
   plan: number,
+  isShared: (model: TeamLlama, step: StepSize) => boolean,
 ): BatchDecoder {
   const pageBytes = config.numHiddenLayers * layerPageBytes(thread.c, model);
   const words = new Int32Array(heap.memory.buffer, plan, planWords);
@@ -137,7 +140,8 @@ export function teamDecoder(
       const step = { ids, wanted, sequences, room, memoryBytes: heap.memory.buffer.byteLength };
       let firstPhase = 0;
       const write = (phase: number): void => writePlan(words, { ...step, firstPhase: (firstPhase = phase) });
-      thread.member.lead(write, () => runTeamStep(thread, model, stepOf(model, { ...step, firstPhase })));
+      const run = (): void => runTeamStep(thread, model, stepOf(model, { ...step, firstPhase }));
+      thread.member.lead(write, run, !isShared(model, step));
       for (const { context, ids: added } of parts) (context as PagedContext).length += added.length;
       return rowsAt(thread, heap, places, wanted.length, config.vocabSize, scratch);
     },

@@ -3,7 +3,8 @@
  * decoder whose contexts are pages of keys and values.
  */
 import { once } from "node:events";
-import { Worker } from "node:worker_threads";
+import { MessageChannel, Worker } from "node:worker_threads";
+import type { MessagePort } from "node:worker_threads";
 import { CodedError, fromErrorRecord } from "../../ops/errors.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import { expectedTensors } from "../../ops/architectures/llama.ts";
@@ -23,6 +24,8 @@ import type { TeamLlama, TeamThread } from "../model/teamLlama.ts";
 import { fewRows, paneled } from "../model/teamLlama.ts";
 import type { BatchDecoder } from "./decoder.ts";
 import { teamDecoder } from "./teamDecoder.ts";
+import { toldBy } from "./teamErrors.ts";
+import { isWorthSharing } from "./stepWork.ts";
 import { mostStepRows, planWords } from "./teamPlan.ts";
 import type { TeamThreadData } from "./teamThread.ts";
 
@@ -67,6 +70,7 @@ async function valuesOf(
 
 /**
  * @param threads this one included
+ * @param isShared whether they share a step; by default where it is faster
  * @throws checkpoint_corrupt, source_changed, out_of_memory, backend_unavailable
  */
 export async function openTeamModel(
@@ -74,6 +78,7 @@ export async function openTeamModel(
   weights: WeightSource,
   kernels: InferenceKernels,
   threads: number,
+  isShared = isWorthSharing,
 ): Promise<TeamModel> {
   const heap = new SharedHeap();
   const { build, c, blas } = await chooseBuild(kernels, heap);
@@ -86,11 +91,14 @@ export async function openTeamModel(
   const scratch = (): Scratch => takeScratch(heap, c, model, blas !== null);
   const shared = { memory: heap.memory, build, threads, model, control, plan };
   const helpers: Worker[] = [];
+  const errors: MessagePort[] = [];
   const close = (): void => helpers.forEach((helper) => void helper.terminate());
   try {
     // One after the other: compiling kernels turns flags of the whole process.
     for (let thread = 1; thread < threads; thread++) {
-      helpers.push(await startThread({ ...shared, thread, ...scratch() }));
+      const { port1, port2 } = new MessageChannel();
+      errors.push(port1);
+      helpers.push(await startThread({ ...shared, thread, ...scratch(), errors: port2 }));
     }
   } catch (error) {
     close();
@@ -99,10 +107,10 @@ export async function openTeamModel(
   const own = scratch();
   const products = new PanelProducts(c, blas, own.productScratch);
   const thread: TeamThread = {
-    ...{ member: new TeamMember(words, threads, 0), threads, c, products },
+    ...{ member: new TeamMember(words, threads, 0, { told: toldBy(errors) }), threads, c, products },
     ...{ scratch: own.attentionScratch, normed: own.normed },
   };
-  return { decoder: teamDecoder(config, heap, thread, model, plan), memoryBytes, close };
+  return { decoder: teamDecoder(config, heap, thread, model, plan, isShared), memoryBytes, close };
 }
 
 type Scratch = Pick<TeamThreadData, "productScratch" | "attentionScratch" | "normed">;
@@ -170,7 +178,10 @@ function matrixShapes(config: LlamaConfig): Map<string, [number, number]> {
 }
 
 async function startThread(data: TeamThreadData): Promise<Worker> {
-  const worker = new Worker(new URL("./teamThread.ts", import.meta.url), { workerData: data });
+  const worker = new Worker(new URL("./teamThread.ts", import.meta.url), {
+    workerData: data,
+    transferList: [data.errors],
+  });
   const waiting = new AbortController();
   const timer = setTimeout(() => waiting.abort(), startTimeoutMs);
   try {

@@ -1,8 +1,9 @@
 /**
  * ENTRY of a helper thread of a served model (a `worker_threads` worker): takes its parts of every step until it is
- * ended. It answers nothing: what it computes lies in the shared memory.
+ * ended. What it computes lies in the shared memory; it answers nothing but what it throws (`teamErrors.ts`).
  */
 import { parentPort, workerData } from "node:worker_threads";
+import type { MessagePort } from "node:worker_threads";
 import { toErrorRecord } from "../../ops/errors.ts";
 import type { InferenceBuild } from "../kernels/inference/build.ts";
 import { openBuild } from "../kernels/inference/build.ts";
@@ -10,6 +11,7 @@ import { PanelProducts } from "../kernels/inference/panels.ts";
 import { TeamMember, controlWords } from "../kernels/inference/team.ts";
 import type { TeamLlama } from "../model/teamLlama.ts";
 import { runTeamStep } from "../model/teamLlama.ts";
+import { tellBy } from "./teamErrors.ts";
 import { planWords, readPlan, stepOf } from "./teamPlan.ts";
 
 /** Given to a helper thread. */
@@ -26,13 +28,16 @@ export interface TeamThreadData {
   readonly productScratch: number;
   readonly attentionScratch: number;
   readonly normed: number;
+  /** Takes what this thread throws. */
+  readonly errors: MessagePort;
 }
 
 async function start(): Promise<void> {
   const { memory, build, threads, thread: own, model, ...at } = workerData as TeamThreadData;
   const { c, blas } = await openBuild(build, memory);
   const products = new PanelProducts(c, blas, at.productScratch);
-  const member = new TeamMember(new Int32Array(memory.buffer, at.control, controlWords), threads, own);
+  const words = new Int32Array(memory.buffer, at.control, controlWords);
+  const member = new TeamMember(words, threads, own, { tell: tellBy(at.errors, own) });
   const plan = new Int32Array(memory.buffer, at.plan, planWords);
   const thread = { member, threads, c, products, scratch: at.attentionScratch, normed: at.normed };
   parentPort?.postMessage({ type: "ready" });

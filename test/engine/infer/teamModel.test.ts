@@ -135,7 +135,8 @@ describe("the model on shared memory", () => {
           [true, 1],
           [true, 3],
         ] as const) {
-          const opening = openTeamModel(config, inMemory(config, inHalf), { variant, native: false }, threads);
+          const kernels = { variant, native: false };
+          const opening = openTeamModel(config, inMemory(config, inHalf), kernels, threads, () => true);
           await withModel(opening, async ({ decoder }) => assertSameBits(await story(decoder, 150), wanted));
         }
       });
@@ -154,11 +155,22 @@ describe("the model on shared memory", () => {
         [false, 1],
         [true, 2],
       ] as const) {
-        const opening = openTeamModel(config, inMemory(config, inHalf), { variant, native: true }, threads);
+        const kernels = { variant, native: true };
+        const opening = openTeamModel(config, inMemory(config, inHalf), kernels, threads, () => true);
         await withModel(opening, async ({ decoder }) => assertSameBits(await story(decoder, most), wanted));
       }
     });
   }
+
+  test("the same bits where some steps are shared by the threads and others are not", async () => {
+    const variant = kernelVariants.find(variantRuns)!;
+    const wanted = await expected(odd, variant, 150);
+    let steps = 0;
+    const now = (): boolean => steps++ % 3 !== 1;
+    const opening = openTeamModel(odd, inMemory(odd, true), { variant, native: false }, 3, now);
+    await withModel(opening, async ({ decoder }) => assertSameBits(await story(decoder, 150), wanted));
+    assert.ok(steps > 6);
+  });
 
   test("weights in 16 bits take half the memory, and caches give theirs back", async () => {
     const variant = kernelVariants.find(variantRuns)!;

@@ -31,24 +31,38 @@ const napMs = 1;
 /** A part that takes so long is given up. */
 const stuckMs = 120_000;
 
+/** How what another thread threw reaches the first; `infer/teamErrors.ts` has both ends. */
+export interface TeamErrors {
+  /** For the others; it has arrived when this returns. */
+  tell?(error: unknown): void;
+  /** For the first. @returns what arrived since it was last asked, the first of it, or null */
+  told?(): Error | null;
+}
+
 export class TeamMember {
   readonly #control: Int32Array;
   readonly #threads: number;
   readonly #thread: number;
+  readonly #errors: TeamErrors;
   /** Number of the last `each` that this thread was in. */
   #phase: number;
   #renewed: number;
-  /** What went wrong in a part that this thread took. */
+  /** What went wrong in a part that the first thread took. */
   #error: unknown = null;
+  /** What ended a program of the first thread before its end; null for nothing. */
+  #left: unknown = null;
+  /** Whether the first thread does the program at work alone. */
+  #isAlone = false;
 
   /**
    * @param control words of shared memory, zero at first
    * @param thread which of the threads this is, from 0; one that joins later begins with the next program
    */
-  constructor(control: Int32Array, threads: number, thread: number) {
+  constructor(control: Int32Array, threads: number, thread: number, errors: TeamErrors = {}) {
     this.#control = control;
     this.#threads = threads;
     this.#thread = thread;
+    this.#errors = errors;
     this.#phase = this.#renewed = Atomics.load(control, over);
   }
 
@@ -60,7 +74,7 @@ export class TeamMember {
     if (parts === 0) return;
     invariant(parts <= mostParts, `${parts} parts of one piece of work; at most ${mostParts}`);
     const threads = this.#threads;
-    if (threads === 1) {
+    if (this.#isAlone) {
       for (let part = 0; part < parts; part++) work(part);
       return;
     }
@@ -89,8 +103,8 @@ export class TeamMember {
       work(part);
     } catch (error) {
       // The part counts as done, or all would wait for it.
-      this.#error = error;
-      Atomics.store(control, failed, 1);
+      if (this.#thread === 0) this.#error ??= error;
+      else this.#tell(error);
     }
     if (Atomics.add(control, done, 1) + 1 < parts) return;
     Atomics.store(control, done, 0);
@@ -105,24 +119,41 @@ export class TeamMember {
   /**
    * For the first thread: publishes the inputs of a program and runs it.
    * @param write writes the inputs, with the number after which those of the program's work begin
-   * @throws what a part threw here; internal when one failed in another thread
+   * @param isAlone does it without the others, who are told nothing of it: a program that takes less time than telling
+   * @throws what a part, or what lies between parts, threw here or in another thread, of this program or late in the
+   *   one before; internal when the threads are no longer at one place, because a program was left before its end
    */
-  lead(write: (firstPhase: number) => void, run: () => void): void {
+  lead(write: (firstPhase: number) => void, run: () => void, isAlone = false): void {
     const control = this.#control;
-    this.#renewClaims();
-    Atomics.add(control, program, 1);
-    write(this.#phase);
-    Atomics.add(control, program, 1);
-    if (this.#threads > 1) Atomics.notify(control, program);
-    run();
+    if (this.#left !== null) {
+      throw new CodedError("internal", "the model's threads are out of step since an error", { cause: this.#left });
+    }
+    this.#isAlone = isAlone || this.#threads === 1;
+    if (!this.#isAlone) {
+      this.#renewClaims();
+      Atomics.add(control, program, 1);
+      write(this.#phase);
+      Atomics.add(control, program, 1);
+      Atomics.notify(control, program);
+    }
+    try {
+      run();
+    } catch (error) {
+      // The others go on without this one, which no longer knows the numbers of their work.
+      if (!this.#isAlone) this.#left = error;
+      throw error;
+    }
     const error = this.#error;
     this.#error = null;
-    const others = Atomics.exchange(control, failed, 0);
+    const others = Atomics.exchange(control, failed, 0) !== 0 ? this.#errors.told?.() : null;
     if (error !== null) throw error;
-    if (others !== 0) throw new CodedError("internal", "a thread of the model failed in its part of a step");
+    if (others !== null) throw others ?? new CodedError("internal", "another thread of the model failed in a step");
   }
 
-  /** For the others: runs every program that there is from now on; ends only with its thread. */
+  /**
+   * For the others: runs every program that there is from now on; ends only with its thread. What `run` throws between
+   * parts is told to the first thread, which does the parts that are left here.
+   */
   follow<Input>(read: () => Input, firstPhase: (input: Input) => number, run: (input: Input) => void): never {
     const control = this.#control;
     let last = 0;
@@ -132,8 +163,17 @@ export class TeamMember {
       if (Atomics.load(control, program) !== number) continue;
       last = number;
       this.#phase = firstPhase(input);
-      run(input);
+      try {
+        run(input);
+      } catch (error) {
+        this.#tell(error);
+      }
     }
+  }
+
+  #tell(error: unknown): void {
+    this.#errors.tell?.(error);
+    Atomics.store(this.#control, failed, 1);
   }
 
   /** @returns the number of a program that is not the last one, complete. */

@@ -113,6 +113,30 @@ describe("threads that compute together", { timeout: 60_000 }, () => {
     });
   });
 
+  test("a program that the first thread does alone is told to nobody, and the others are there for the next", async () => {
+    await withTeam(2, 0, (member, inputs, counted) => {
+      const write = (): void => assert.fail("the inputs of a program done alone are not published");
+      member.lead(write, () => run(member, counted, 0, () => {}), true);
+      assert.ok(counted.every((count) => count === 1));
+      counted.fill(0);
+      leadAll(member, inputs, counted);
+    });
+  });
+
+  test("a program that the first thread leaves before its end leaves no next one with wrong numbers", async () => {
+    await withTeam(2, 0, (member, inputs) => {
+      const write = (first: number): void => inputs.set([first, 0]);
+      const leave = (): never => {
+        throw new RangeError("between two parts");
+      };
+      assert.throws(() => member.lead(write, leave), RangeError);
+      assert.throws(
+        () => member.lead(write, () => assert.fail("it was run")),
+        (error: Error) => /out of step/.test(error.message) && error.cause instanceof RangeError,
+      );
+    });
+  });
+
   test("claims of parts that no piece has had for long are renewed before their numbers could be mistaken", () => {
     const control = new Int32Array(controlWords);
     const member = new TeamMember(control, 2, 0);
