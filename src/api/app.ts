@@ -128,7 +128,7 @@ async function judgeAnswer(c: Context<Env>, validator: Validator, report: (error
   if (!operation || c.req.raw.method === "HEAD") return;
   const type = (c.res.headers.get("content-type") ?? "").split(";")[0] ?? "";
   try {
-    const judged = /json$/.test(type) && !operation.path.includes("/files/");
+    const judged = /[/+]json$/.test(type) && !operation.path.includes("/files/");
     const body: unknown = judged || type === "application/problem+json" ? await c.res.clone().json() : null;
     validator.response(operation, c.res.status, type, body);
   } catch (error) {

@@ -732,8 +732,8 @@ export interface paths {
         };
         /**
          * What was measured on each document
-         * @description A page of the log, tasks and documents in order; or, with `Accept: application/jsonl`, the whole as one JSON
-         *     object a line. Hashes are those that lm-evaluation-harness logs, so two logs can be joined by them. The log is
+         * @description A page of the log, tasks and documents in order; or, with `Accept: application/jsonl` (or
+         *     `application/x-ndjson`, as some call it), the whole as one JSON object a line. Hashes are those that lm-evaluation-harness logs, so two logs can be joined by them. The log is
          *     there when the evaluation has succeeded, and as long as the evaluation is.
          */
         get: operations["listEvaluationSamples"];
@@ -2411,6 +2411,8 @@ export interface components {
         };
         TokenizerInfo: {
             model: components["schemas"]["CheckpointId"];
+            /** @description The class that tokenizer_config.json names, for clients that build the tokenizer; null without. */
+            tokenizer_class: string | null;
             bos_token: string | null;
             eos_token: string | null;
             pad_token: string | null;
@@ -3897,6 +3899,7 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["EvaluationSampleList"];
                     "application/jsonl": string;
+                    "application/x-ndjson": string;
                 };
             };
             304: components["responses"]["NotModified"];

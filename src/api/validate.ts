@@ -139,7 +139,7 @@ function responseSchema(contract: Contract, operation: Operation, status: number
   const media = (content as Values | undefined)?.[contentType];
   const shown = contentType === "" ? "nothing" : contentType;
   if (media === undefined) throw new Error(`${operation.id} answered ${status} with ${shown}, which is undeclared`);
-  const isJson = /json$/.test(contentType) && "schema" in (media as Values);
+  const isJson = /[/+]json$/.test(contentType) && "schema" in (media as Values);
   return isJson ? { $ref: reference([...shared, "content", contentType, "schema"]) } : {};
 }
 

@@ -10,7 +10,8 @@ import { createGate } from "../middleware/limits.ts";
 
 /** Downloads open at once. */
 const maxDownloads = 100;
-const jsonl = "application/jsonl";
+/** One form under the two names that clients have for it. */
+const jsonl = ["application/jsonl", "application/x-ndjson"] as const;
 
 interface TaskLog extends SampleLogFile {
   readonly task: string;
@@ -21,7 +22,7 @@ export function createEvaluationSampleHandlers(deps: RouteDeps): HandlersOf<"lis
   const gate = createGate(maxDownloads, "downloads of samples");
   return {
     async listEvaluationSamples({ path, query, header, request, signal }) {
-      const form = negotiate(request, ["application/json", jsonl]);
+      const form = negotiate(request, ["application/json", ...jsonl]);
       const found = logsOf(await evaluations.get(path.id), query.task);
       const located = await blobs.locate(found.map(({ log }) => log.digest));
       const logs = found.map(({ task, log }): TaskLog => {
@@ -31,9 +32,9 @@ export function createEvaluationSampleHandlers(deps: RouteDeps): HandlersOf<"lis
       });
       if (form === "application/json") return { status: 200, body: await pageOf(logs, query.after, query.limit) };
       // The logs are blobs named by their content: the whole is known by their names, unread.
-      const ETag = etagOf([jsonl, ...found.map(({ log }) => log.digest)].join(" "));
+      const ETag = etagOf([form, ...found.map(({ log }) => log.digest)].join(" "));
       if (noneMatch(header["If-None-Match"], ETag)) return new Response(null, { status: 304, headers: { ETag } });
-      const headers = { "Content-Type": jsonl, "Content-Length": String(totalBytes(logs)), ETag };
+      const headers = { "Content-Type": form, "Content-Length": String(totalBytes(logs)), ETag };
       if (request.method === "HEAD") return new Response(null, { headers });
       return new Response(streamSamples(logs, { signal, onEnd: gate.enter() }), { headers });
     },

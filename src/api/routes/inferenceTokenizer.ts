@@ -34,6 +34,7 @@ export function createTokenizerHandlers(findModel: FindModel, tokenizers: Tokeni
         status: 200,
         body: {
           model: model.row.id,
+          tokenizer_class: tokenizer.className,
           bos_token: bosToken,
           eos_token: eosToken,
           pad_token: padToken,

@@ -56,6 +56,7 @@ export function createBytesTokenizer(): Tokenizer {
     bosTokenId: bytesBosTokenId,
     eosTokenId: bytesEosTokenId,
     specialTokens,
+    className: null,
     chatTemplate: null,
     modelMaxLength: null,
     encode,

@@ -66,6 +66,14 @@ function findModelMaxLength(config: JsonObject): number | null {
   return usable ? value : null;
 }
 
+/** Longer than any class is called. */
+const maxClassName = 200;
+
+function findClassName(config: JsonObject): string | null {
+  const value = config["tokenizer_class"];
+  return typeof value === "string" && value.length > 0 && value.length <= maxClassName ? value : null;
+}
+
 function createLibrary(parsed: ParsedTokenizerJson): Library {
   const json = {
     ...parsed.json,
@@ -153,6 +161,7 @@ export function createHuggingFaceTokenizer(files: TokenizerFiles): Tokenizer {
     bosTokenId: idOf(specialTokens.bosToken),
     eosTokenId: idOf(specialTokens.eosToken),
     specialTokens,
+    className: findClassName(config),
     chatTemplate: files.chatTemplate === undefined ? findChatTemplate(config) : textOf(files.chatTemplate),
     modelMaxLength: findModelMaxLength(config),
     encode: makeEncode(library, vocabSize),

@@ -31,6 +31,8 @@ export interface Tokenizer {
   readonly bosTokenId: number | null;
   readonly eosTokenId: number | null;
   readonly specialTokens: SpecialTokens;
+  /** `tokenizer_class` of tokenizer_config.json, verbatim; null where there is none. */
+  readonly className: string | null;
   /** Jinja source of the chat template, verbatim, or null. Never rendered here. */
   readonly chatTemplate: string | null;
   /** `model_max_length` of tokenizer_config.json; null where absent or the "no limit" sentinel. */

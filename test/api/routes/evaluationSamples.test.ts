@@ -65,15 +65,15 @@ describe("samples and results", () => {
       }
       assert.deepEqual(paged, whole.data);
     }
-    const response = await api.fetch(`/v1/evaluations/${evaluation}/samples`, {
-      headers: { Accept: "application/jsonl" },
-    });
-    assert.equal(response.headers.get("content-type"), "application/jsonl");
-    const lines = (await response.text()).trimEnd().split("\n");
-    assert.deepEqual(
-      lines.map((line) => JSON.parse(line) as unknown),
-      whole.data,
-    );
+    for (const type of ["application/jsonl", "application/x-ndjson"]) {
+      const response = await api.fetch(`/v1/evaluations/${evaluation}/samples`, { headers: { Accept: type } });
+      assert.equal(response.headers.get("content-type"), type);
+      const lines = (await response.text()).trimEnd().split("\n");
+      assert.deepEqual(
+        lines.map((line) => JSON.parse(line) as unknown),
+        whole.data,
+      );
+    }
   });
 
   test("a sample has the harness's hashes, a log-likelihood a choice, gold and whether it was right", async () => {
@@ -184,6 +184,7 @@ describe("samples and results", () => {
     const forms: [path: string, accept: string][] = [
       [`${samples}?limit=2`, "application/json"],
       [samples, "application/jsonl"],
+      [samples, "application/x-ndjson"],
       ...["application/json", "text/csv", "text/markdown"].map((accept): [string, string] => {
         return ["/v1/benchmarks/results?limit=5", accept];
       }),

@@ -314,6 +314,7 @@ test("tokenizer routes: text to ids and back, and what the tokenizer says of its
   assert.deepEqual((await post("/tokenize", { model, prompt: "h" })).body["tokens"], [256, 104]);
   assert.deepEqual((await post("/detokenize", { model, tokens: [104, 195, 169] })).body, { prompt: "h\u00e9" });
   const info = (await (await fetch(`${server.url}/tokenizer_info?model=spoken`)).json()) as Record<string, unknown>;
+  assert.equal(info["tokenizer_class"], null, "bytes have no class of transformers");
   assert.deepEqual([info["bos_token"], info["eos_token"], info["vocab_size"]], ["<|bos|>", "<|eos|>", 258]);
   const unnamed = await post("/tokenize", { prompt: "h" });
   assert.equal(unnamed.status, 400);

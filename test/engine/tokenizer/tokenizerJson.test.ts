@@ -61,6 +61,7 @@ test("the companions tell which token plays which part", () => {
     tokenizerConfigJson: JSON.stringify({
       eos_token: { content: "<s>" },
       model_max_length: 1e30,
+      tokenizer_class: "PreTrainedTokenizerFast",
       chat_template: [
         { name: "tools", template: "T" },
         { name: "default", template: "D" },
@@ -72,6 +73,7 @@ test("the companions tell which token plays which part", () => {
   assert.equal(tokenizer.specialTokens.padToken, "<unk>");
   assert.equal(tokenizer.modelMaxLength, null, "the sentinel is no length");
   assert.equal(tokenizer.chatTemplate, "D");
+  assert.equal(tokenizer.className, "PreTrainedTokenizerFast");
 });
 
 const lies: readonly [what: string, tell: (json: Json) => void, message: RegExp][] = [
