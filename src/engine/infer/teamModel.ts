@@ -20,7 +20,7 @@ import type { PanelMatrix } from "../kernels/inference/panels.ts";
 import { SharedHeap } from "../kernels/inference/sharedHeap.ts";
 import { TeamMember, controlWords } from "../kernels/inference/team.ts";
 import type { InferenceKernels } from "../kernels/kernels.ts";
-import type { TeamLlama, TeamThread } from "../model/teamLlama.ts";
+import type { CacheDtype, TeamLlama, TeamThread } from "../model/teamLlama.ts";
 import { fewRows, paneled } from "../model/teamLlama.ts";
 import type { BatchDecoder } from "./decoder.ts";
 import { teamDecoder } from "./teamDecoder.ts";
@@ -37,6 +37,13 @@ export interface TeamModel {
   /** Of the weights. */
   readonly memoryBytes: number;
   close(): void;
+}
+
+export interface TeamModelOptions {
+  /** Of keys and values; F32 unless given. */
+  readonly cacheDtype?: CacheDtype;
+  /** Whether the threads share a step; where it is faster unless given. */
+  readonly isShared?: typeof isWorthSharing;
 }
 
 /** Tensors by name: float32 values, or the bits of bfloat16. */
@@ -70,7 +77,6 @@ async function valuesOf(
 
 /**
  * @param threads this one included
- * @param isShared whether they share a step; by default where it is faster
  * @throws checkpoint_corrupt, source_changed, out_of_memory, backend_unavailable
  */
 export async function openTeamModel(
@@ -78,7 +84,7 @@ export async function openTeamModel(
   weights: WeightSource,
   kernels: InferenceKernels,
   threads: number,
-  isShared = isWorthSharing,
+  { cacheDtype = "F32", isShared = isWorthSharing }: TeamModelOptions = {},
 ): Promise<TeamModel> {
   const heap = new SharedHeap();
   const { build, c, blas } = await chooseBuild(kernels, heap);
@@ -86,7 +92,7 @@ export async function openTeamModel(
   const plan = heap.take(planWords * 4);
   const words = new Int32Array(heap.memory.buffer, control, controlWords).fill(0);
   const before = heap.usedBytes;
-  const model = await placeWeights(config, weights, new PanelPacker(heap, c));
+  const model = { ...(await placeWeights(config, weights, new PanelPacker(heap, c))), cacheDtype };
   const memoryBytes = heap.usedBytes - before;
   const scratch = (): Scratch => takeScratch(heap, c, model, blas !== null);
   const shared = { memory: heap.memory, build, threads, model, control, plan };
@@ -127,7 +133,9 @@ function takeScratch(heap: SharedHeap, c: InferenceFunctions, model: TeamLlama, 
   };
 }
 
-async function placeWeights(config: LlamaConfig, weights: WeightSource, packer: PanelPacker): Promise<TeamLlama> {
+type PlacedWeights = Omit<TeamLlama, "cacheDtype">;
+
+async function placeWeights(config: LlamaConfig, weights: WeightSource, packer: PanelPacker): Promise<PlacedWeights> {
   const vectors = new Map<string, number>();
   const matrices = new Map<string, Omit<PanelMatrix, "bias">>();
   const shapes = matrixShapes(config);

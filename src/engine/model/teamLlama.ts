@@ -6,6 +6,7 @@
  * What is split: products by outputs, attention by sequence and key/value head, the exponentials of logits by blocks of
  * ids, the rest by rows.
  */
+import { dtypeBytes } from "../../ops/dtype.ts";
 import type { InferenceFunctions } from "../kernels/inference/module.ts";
 import type { PanelMatrix, PanelProducts, ProductInputs, Rows } from "../kernels/inference/panels.ts";
 import { mostBlasOutputs, mostDirectRows } from "../kernels/inference/panels.ts";
@@ -26,6 +27,9 @@ export interface TeamLayer {
   readonly down: PanelMatrix;
 }
 
+/** What keys and values are kept as: float32, or rounded to bfloat16 (to nearest, ties to even) when they are kept. */
+export type CacheDtype = "F32" | "BF16";
+
 /** A model on shared memory. Plain data: it crosses to threads. */
 export interface TeamLlama {
   readonly hiddenSize: number;
@@ -38,6 +42,7 @@ export interface TeamLlama {
   readonly layers: readonly TeamLayer[];
   readonly norm: number;
   readonly head: PanelMatrix;
+  readonly cacheDtype: CacheDtype;
 }
 
 /** New positions of one sequence. */
@@ -216,6 +221,7 @@ function attend({ member, threads, c, scratch }: TeamThread, model: TeamLlama, l
   const { q, k, v, cos, sin, mixed } = step.places;
   const group = numHeads / kvHeads;
   const layerBytes = layer * layerPageBytes(c, model);
+  const wide = model.cacheDtype === "F32" ? 1 : 0;
   const firsts: number[] = [];
   let rows = 0;
   for (const sequence of step.sequences) {
@@ -235,7 +241,7 @@ function attend({ member, threads, c, scratch }: TeamThread, model: TeamLlama, l
       const [first, ofQueries, ofKeys] = [firsts[which]!, kv * group * headDim * 4, kv * headDim * 4];
       const at = (place: Rows): number => rowAt(place, first);
       const heads = [Math.min(most, kvHeads - kv), group, headDim] as const;
-      const cache = [kv, kvHeads, layerBytes, 0, pages] as const;
+      const cache = [kv, kvHeads, layerBytes, wide, 0, pages] as const;
       const queries = [at(q) + ofQueries, q.stride] as const;
       const past = [at(k) + ofKeys, at(v) + ofKeys, k.stride] as const;
       const out = [at(mixed) + ofQueries, mixed.stride] as const;
@@ -245,8 +251,8 @@ function attend({ member, threads, c, scratch }: TeamThread, model: TeamLlama, l
 }
 
 /** @returns bytes that one layer has of a page. */
-export function layerPageBytes(c: InferenceFunctions, { numKeyValueHeads, headDim }: TeamLlama): number {
-  return 2 * numKeyValueHeads * c.page_positions() * headDim * 4;
+export function layerPageBytes(c: InferenceFunctions, { numKeyValueHeads, headDim, cacheDtype }: TeamLlama): number {
+  return 2 * numKeyValueHeads * c.page_positions() * headDim * dtypeBytes(cacheDtype);
 }
 
 /**

@@ -12,11 +12,14 @@ import { openTeamModel } from "../../../src/engine/infer/teamModel.ts";
 import type { LogitRow } from "../../../src/engine/infer/logitRow.ts";
 import type { TeamModel } from "../../../src/engine/infer/teamModel.ts";
 import { kernelsFor } from "../../../src/engine/kernels/index.ts";
+import type { Kernels } from "../../../src/engine/kernels/kernels.ts";
 import type { KernelVariant } from "../../../src/engine/kernels/wasm/variants.ts";
 import { kernelVariants, variantRuns } from "../../../src/engine/kernels/wasm/variants.ts";
+import type { CacheDtype } from "../../../src/engine/model/teamLlama.ts";
 import { disposeWeights } from "../../../src/engine/model/weights.ts";
 import { expectedTensors } from "../../../src/ops/architectures/llama.ts";
 import type { LlamaConfig } from "../../../src/ops/architectures/llamaConfig.ts";
+import { decodeToF32, encodeFromF32 } from "../../../src/ops/dtype.ts";
 import { seededStream } from "../../../src/ops/rng.ts";
 import { missingBlas } from "../../helpers/blas.ts";
 import { tinyConfig } from "../../helpers/tinyCheckpoint.ts";
@@ -32,6 +35,8 @@ const odd: LlamaConfig = {
   ...{ headDim: 22, maxPositionEmbeddings: 400, attentionBias: true, mlpBias: true, tieWordEmbeddings: false },
 };
 const tied: LlamaConfig = { ...tinyConfig, maxPositionEmbeddings: 400 };
+/** Heads of whole vectors, and more than four queries to a key. */
+const whole: LlamaConfig = { ...tied, hiddenSize: 384, numAttentionHeads: 6, numKeyValueHeads: 1, headDim: 64 };
 /** Wide enough for BLAS. */
 const wide: LlamaConfig = { ...odd, vocabSize: 1100, hiddenSize: 512, intermediateSize: 1024, headDim: 32 };
 
@@ -90,13 +95,26 @@ function blocksOf(row: LogitRow): Float64Array[] {
   return [row.blocks().maxima.slice(), row.blocks().sums.slice(), warm.maxima.slice(), warm.sums.slice()];
 }
 
-async function expected(config: LlamaConfig, variant: KernelVariant, mostRows: number): Promise<Made> {
-  const { kernels } = await kernelsFor("wasm", "wasm-simd", variant);
+async function expected(
+  config: LlamaConfig,
+  variant: KernelVariant,
+  mostRows: number,
+  cacheDtype: CacheDtype = "F32",
+): Promise<Made> {
+  const { kernels: float } = await kernelsFor("wasm", "wasm-simd", variant);
+  const kernels = cacheDtype === "F32" ? float : { ...float, causalAttention: roundingAttention(float) };
   const weights = new Map<string, tf.Tensor>();
   for (const [name, { shape, values }] of weightValues(config)) weights.set(name, tf.tensor(values, [...shape]));
   const made = await story(llamaDecoder(config, weights, kernels), mostRows);
   disposeWeights(weights);
   return made;
+}
+
+/** Attention with keys and values rounded to bfloat16. */
+function roundingAttention({ causalAttention }: Kernels): Kernels["causalAttention"] {
+  const rounded = (x: tf.Tensor4D): tf.Tensor4D =>
+    tf.tensor(decodeToF32(encodeFromF32(x.dataSync() as Float32Array, "BF16"), "BF16"), x.shape);
+  return (q, k, v, offset) => causalAttention(q, rounded(k), rounded(v), offset);
 }
 
 function assertSameBits(got: Readonly<Made>, wanted: Readonly<Made>): void {
@@ -136,7 +154,29 @@ describe("the model on shared memory", () => {
           [true, 3],
         ] as const) {
           const kernels = { variant, native: false };
-          const opening = openTeamModel(config, inMemory(config, inHalf), kernels, threads, () => true);
+          const opening = openTeamModel(config, inMemory(config, inHalf), kernels, threads, { isShared: () => true });
+          await withModel(opening, async ({ decoder }) => assertSameBits(await story(decoder, 150), wanted));
+        }
+      });
+    }
+  }
+
+  for (const [variant, native] of kernelVariants
+    .filter(variantRuns)
+    .flatMap((variant, index) =>
+      index === 0 ? [[variant, false] as const, [variant, true] as const] : [[variant, false] as const],
+    )) {
+    for (const [name, config] of [
+      ["odd sizes", odd],
+      ["heads of 64", whole],
+    ] as const) {
+      test(`${variant}${native ? " and the machine's" : ""}, ${name}: a cache of bfloat16 has the bits of attention with rounded keys and values`, async () => {
+        const wanted = await expected(config, variant, 150, "BF16");
+        for (const threads of [1, 2]) {
+          const opening = openTeamModel(config, inMemory(config, true), { variant, native }, threads, {
+            cacheDtype: "BF16",
+            isShared: () => true,
+          });
           await withModel(opening, async ({ decoder }) => assertSameBits(await story(decoder, 150), wanted));
         }
       });
@@ -156,7 +196,7 @@ describe("the model on shared memory", () => {
         [true, 2],
       ] as const) {
         const kernels = { variant, native: true };
-        const opening = openTeamModel(config, inMemory(config, inHalf), kernels, threads, () => true);
+        const opening = openTeamModel(config, inMemory(config, inHalf), kernels, threads, { isShared: () => true });
         await withModel(opening, async ({ decoder }) => assertSameBits(await story(decoder, most), wanted));
       }
     });
@@ -167,7 +207,7 @@ describe("the model on shared memory", () => {
     const wanted = await expected(odd, variant, 150);
     let steps = 0;
     const now = (): boolean => steps++ % 3 !== 1;
-    const opening = openTeamModel(odd, inMemory(odd, true), { variant, native: false }, 3, now);
+    const opening = openTeamModel(odd, inMemory(odd, true), { variant, native: false }, 3, { isShared: now });
     await withModel(opening, async ({ decoder }) => assertSameBits(await story(decoder, 150), wanted));
     assert.ok(steps > 6);
   });

@@ -32,7 +32,7 @@ export async function loadAvx512(memory: WebAssembly.Memory, file = libraryFile)
   const base = addressOf(memory);
   const turn = bind("void", "panelTurn", "iiipip");
   const product = bind("void", "panelProduct", "iiiipppip");
-  const attention = bind("void", "pagedAttention", "iiiiiiiipppippipppip");
+  const attention = bind("void", "pagedAttention", "iiiiiiiiipppippipppip");
   const swiglu = bind("void", "swigluRows", "iippi");
   const blocks = bind("void", "rowBlocks", "idppp");
   return {
@@ -41,9 +41,31 @@ export async function loadAvx512(memory: WebAssembly.Memory, file = libraryFile)
     panel_turn: (rows, i, wide, x, ldx, to) => turn(rows, i, wide, base + x, ldx, base + to),
     panel_product: (rows, panels, i, wide, x, w, y, ldy, sums) =>
       product(rows, panels, i, wide, base + x, base + w, base + y, ldy, base + sums),
-    paged_attention: (t, kvs, heads, h, offset, kv, all, layer, at, pages, q, ldq, k, v, ldk, cos, sin, y, ldy, room) =>
+    paged_attention: (
+      t,
+      kvs,
+      heads,
+      h,
+      offset,
+      kv,
+      all,
+      layer,
+      wide,
+      at,
+      pages,
+      q,
+      ldq,
+      k,
+      v,
+      ldk,
+      cos,
+      sin,
+      y,
+      ldy,
+      room,
+    ) =>
       attention(
-        ...([t, kvs, heads, h, offset, kv, all, layer, base + at!, base + pages!, base + q!, ldq] as number[]),
+        ...([t, kvs, heads, h, offset, kv, all, layer, wide, base + at!, base + pages!, base + q!, ldq] as number[]),
         ...([base + k!, base + v!, ldk, base + cos!, base + sin!, base + y!, ldy, base + room!] as number[]),
       ),
     swiglu_rows: (rows, size, gate, up, ld) => swiglu(rows, size, base + gate, base + up, ld),

@@ -23,6 +23,7 @@ ALWAYS v128_t wasm_v128_load(const void *p) { return BITS(_mm_loadu_ps(p)); }
 ALWAYS v128_t wasm_v128_load32_splat(const void *p) { return BITS(_mm_broadcast_ss(p)); }
 ALWAYS v128_t wasm_v128_load32_zero(const void *p) { return BITS(_mm_load_ss(p)); }
 ALWAYS v128_t wasm_v128_load64_zero(const void *p) { return BITS(_mm_loadu_si64(p)); }
+ALWAYS v128_t wasm_u32x4_load16x4(const void *p) { return BITS(_mm_cvtepu16_epi32(_mm_loadu_si64(p))); }
 ALWAYS void wasm_v128_store(void *p, v128_t x) { _mm_storeu_ps(p, (__m128)x); }
 
 ALWAYS v128_t wasm_v128_load32_lane(const void *p, v128_t x, int lane) {
@@ -35,6 +36,7 @@ ALWAYS void wasm_v128_store64_lane(void *p, v128_t x, int lane) { __builtin_memc
 ALWAYS v128_t wasm_f32x4_splat(float x) { return BITS(_mm_set1_ps(x)); }
 ALWAYS v128_t wasm_i32x4_splat(int32_t x) { return BITS(_mm_set1_epi32(x)); }
 ALWAYS v128_t wasm_f64x2_splat(double x) { return BITS(_mm_set1_pd(x)); }
+ALWAYS v128_t wasm_i32x4_const_splat(int32_t x) { return BITS(_mm_set1_epi32(x)); }
 #define wasm_i32x4_const(a, b, c, d) ((v128_t){a, b, c, d})
 
 #define FLOATS(name, operator)                                                                                         \
@@ -74,7 +76,14 @@ ALWAYS v128_t wasm_v128_or(v128_t a, v128_t b) { return a | b; }
 ALWAYS v128_t wasm_v128_bitselect(v128_t a, v128_t b, v128_t mask) { return (a & mask) | (b & ~mask); }
 ALWAYS int wasm_v128_any_true(v128_t x) { return !_mm_testz_si128((__m128i)x, (__m128i)x); }
 
+ALWAYS v128_t wasm_u16x8_narrow_i32x4(v128_t a, v128_t b) { return BITS(_mm_packus_epi32((__m128i)a, (__m128i)b)); }
+
 #define wasm_i32x4_shuffle(a, b, w, x, y, z) __builtin_shufflevector((v128_t)(a), (v128_t)(b), w, x, y, z)
 #define wasm_i64x2_shuffle(a, b, x, y) BITS(__builtin_shufflevector((I64)(a), (I64)(b), x, y))
+ALWAYS v128_t wasm_i32x4_replace_lane(v128_t x, int lane, int32_t to) {
+  x[lane] = to;
+  return x;
+}
+#define wasm_i32x4_extract_lane(x, lane) (((v128_t)(x))[lane])
 #define wasm_f32x4_extract_lane(x, lane) (((F32)(x))[lane])
 #define wasm_f64x2_extract_lane(x, lane) (((F64)(x))[lane])

@@ -53,7 +53,7 @@ describe("the build for AVX-512", { skip }, () => {
           for (const address of [q, k, v]) seededStream(address, "rows").fillNormal(floats(address, heads * h), 1);
           floats(cos, h / 2).fill(0.6);
           floats(sin, h / 2).fill(0.8);
-          const cache = [0, heads, layerBytes, 0, table] as const;
+          const cache = [0, heads, layerBytes, 1, 0, table] as const;
           const rows = [q, heads * h, k, v, heads * h, cos, sin, out, heads * h, scratch] as const;
           build.paged_attention(1, heads, 1, h, offset, ...cache, ...rows);
           return [...floats(out, heads * h)];

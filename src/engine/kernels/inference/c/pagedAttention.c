@@ -6,10 +6,15 @@
  * and nothing is turned. A page is a block of keys of attention.h, and the steps and their order are those of
  * attentionForward.c and attentionDecode.c, so a query has the same bytes.
  *
+ * `wide` pages hold float32. Others hold bfloat16, half the bytes that a step of many sequences reads: keys (after their
+ * rotation) and values are rounded once, when they are put there, also for the queries that come with them; all that
+ * is computed from them is float32.
+ *
  * One call does some neighbouring key/value heads of one sequence: turns (rope) their new keys and the queries that
  * share them, puts keys and values in their pages, and attends.
  */
 #include "../../wasm/c/attention.h"
+#include "../../wasm/c/bf16.h"
 #include "../../wasm/c/direct.h"
 #include "../../wasm/c/pack.h"
 
@@ -22,7 +27,8 @@ EXPORT(page_positions) int pagePositions(void) { return PAGE; }
 /* Floats of scratch for paged_attention of `t` rows and `kvs` key/value heads, `heads` query heads to each. */
 EXPORT(paged_attention_scratch_floats) int pagedAttentionScratchFloats(int t, int kvs, int heads, int h) {
   int alone = (KEYS + 2) * kvs * heads;
-  return KEYS * h + KEYS * roundUp(h, NR) + QUERIES * KEYS + MR * KEYS + MR * NR + 2 * heads * t + alone;
+  int widened = 2 * KEYS * h;
+  return widened + KEYS * h + KEYS * roundUp(h, NR) + QUERIES * KEYS + MR * KEYS + MR * NR + 2 * heads * t + alone;
 }
 
 /* Rotary embedding of one head, half-rotation layout, as rope.c does it; `y` may be `x`. */
@@ -38,66 +44,136 @@ INLINE void turn(const float *x, const float *cos, const float *sin, float *y, i
 }
 
 /*
- * The pages of a sequence, in bytes from the memory's beginning: where the first head of a call has its keys and values
- * in one, and floats between blocks.
+ * The pages of a sequence, all in bytes: where from the memory's beginning the first head of a call has its keys and
+ * values in one, how far from block to block and from head to head, and what an element takes.
  */
 typedef struct {
   char *memory;
   const uint32_t *pages;
-  int keys, values, next;
+  int keys, values, next, head, element;
 } Past;
 
-/* Keys or values of head `i` of a call, of a block of NR positions. */
-INLINE float *keysOf(Past p, int page, int i, int h) {
-  return (float *)(p.memory + p.pages[page] + p.keys) + i * h * NR;
+/* Keys or values of head `i` of a call, from a block of NR positions of a page on. */
+INLINE char *keysOf(Past p, int page, int block, int i) {
+  return p.memory + p.pages[page] + p.keys + block * p.next + i * p.head;
 }
-INLINE float *valuesOf(Past p, int page, int i, int h) {
-  return (float *)(p.memory + p.pages[page] + p.values) + i * h * NR;
+INLINE char *valuesOf(Past p, int page, int block, int i) {
+  return p.memory + p.pages[page] + p.values + block * p.next + i * p.head;
 }
 
-/* Query heads that meet a block of keys at once. */
+/* Element `at` of what lies at p. */
+INLINE const char *elementAt(const int wide, const char *p, int at) { return p + at * (wide ? 4 : 2); }
+
+INLINE Lanes lanesAt(const int wide, const char *p, int at) {
+  const char *from = elementAt(wide, p, at);
+  return wide ? loadLanes((const float *)from) : loadHalves((const uint16_t *)from);
+}
+
+/* The first n (1..4) elements, zeros after them. */
+INLINE v128_t partAt(const int wide, const char *p, int at, int n) {
+  const char *from = elementAt(wide, p, at);
+  if (wide) return loadPart((const float *)from, n);
+  const uint16_t *half = (const uint16_t *)from;
+  if (n >= 4) return wasm_i32x4_shl(wasm_u32x4_load16x4(half), 16);
+  v128_t bits = wasm_i32x4_splat(0);
+  bits = wasm_i32x4_replace_lane(bits, 0, half[0] << 16);
+  if (n > 1) bits = wasm_i32x4_replace_lane(bits, 1, half[1] << 16);
+  if (n > 2) bits = wasm_i32x4_replace_lane(bits, 2, half[2] << 16);
+  return bits;
+}
+
+/* Scores that are summed at once, and how far ahead keys and values are asked for, where the memory can be asked. */
 #define TOGETHER 4
+#define AHEAD_BYTES 8192
+#define EACH_HEAD _Pragma("clang loop unroll(full)") for (int n = 0; n < kvs; n++)
 #define EACH_QUERY _Pragma("clang loop unroll(full)") for (int g = 0; g < queries; g++)
 
-/* Scores of `queries` (a constant) heads, q [queries, h], with the NR keys of a block: scores [queries, KEYS]. */
-INLINE void scoreBlock(const int queries, int h, const float *q, const float *keys, float *scores) {
+/* Asks for what lies ahead of the NR elements at `at`, the `nth` such; a line has two of them in 16 bits. */
+INLINE void askAhead(const int wide, int nth, const char *p, int at) {
+  if (wide || nth % 2 == 0) prefetch(elementAt(wide, p, at) + AHEAD_BYTES);
+}
+
+/*
+ * Scores of a block of NR keys of `kvs` heads, `head` bytes apart, each with `queries` (both constants) of the `heads`
+ * queries that share it. q [kvs * heads, h] and scores [kvs * heads, KEYS], from the first of those queries on.
+ */
+INLINE void scoreBlock(const int kvs, const int queries, const int wide, int heads, int h, const float *q,
+                       const char *keys, int head, float *scores) {
   Lanes sum[TOGETHER];
-  EACH_QUERY sum[g] = zeroLanes();
-  for (int i = 0; i < h; i++, keys += NR) {
-    Lanes key = loadLanes(keys);
-    EACH_QUERY sum[g] = maddLanes(q + g * h + i, key, sum[g]);
+  EACH_HEAD EACH_QUERY sum[n * queries + g] = zeroLanes();
+  for (int i = 0; i < h; i++) {
+    EACH_HEAD {
+      askAhead(wide, i, keys + n * head, i * NR);
+      Lanes key = lanesAt(wide, keys + n * head, i * NR);
+      EACH_QUERY sum[n * queries + g] = maddLanes(q + (n * heads + g) * h + i, key, sum[n * queries + g]);
+    }
   }
-  EACH_QUERY storeLanes(scores + g * KEYS, sum[g]);
+  EACH_HEAD EACH_QUERY storeLanes(scores + (n * heads + g) * KEYS, sum[n * queries + g]);
+}
+
+#ifdef __AVX512F__
+#define BESIDE 4
+#else
+/* Keys of several heads at once are as many streams, which are read slower where the memory cannot be asked. */
+#define BESIDE 1
+#endif
+
+/* The scores of a block of keys of `kvs` heads with the `heads` queries of each: scores [kvs * heads, KEYS]. */
+INLINE void scoreHeads(const int wide, int kvs, int heads, int h, const float *q, const char *keys, int head,
+                       float *scores) {
+#define SCORE(ofHeads, queries, i, g)                                                                                  \
+  scoreBlock(ofHeads, queries, wide, heads, h, q + ((i)*heads + g) * h, keys + (i)*head, head,                         \
+             scores + ((i)*heads + g) * KEYS)
+  int i = 0;
+  if (BESIDE == 4 && heads == 1) {
+    for (; i + 4 <= kvs; i += 4) SCORE(4, 1, i, 0);
+  }
+  if (BESIDE == 4 && heads == 2) {
+    for (; i + 2 <= kvs; i += 2) SCORE(2, 2, i, 0);
+  }
+  for (; i < kvs; i++) {
+    int g = 0;
+    for (; g + TOGETHER <= heads; g += TOGETHER) SCORE(1, TOGETHER, i, g);
+    for (; g < heads; g++) SCORE(1, 1, i, g);
+  }
+#undef SCORE
 }
 
 /* Sums that go on at once, in registers. */
 #define WIDE 4
-#define EACH_WIDE _Pragma("clang loop unroll(full)") for (int v = 0; v < WIDE; v++)
+#define EACH_WIDE _Pragma("clang loop unroll(full)") for (int v = 0; v < count; v++)
 
-/* out[h] += sum over positions of weights[position] values[position], values [positions, h], read in order. */
-INLINE void addValues(int positions, int h, const float *weights, const float *values, float *out) {
-  int j = 0;
-  for (; j + WIDE * NR <= h; j += WIDE * NR) {
-    Lanes sum[WIDE];
-    EACH_WIDE sum[v] = loadLanes(out + j + NR * v);
-    const float *p = values + j;
-    for (int t = 0; t < positions; t++, p += h) {
-      EACH_WIDE sum[v] = maddLanes(weights + t, loadLanes(p + NR * v), sum[v]);
+/* `count` (a constant) vectors of out, from column j on. */
+INLINE void addColumns(const int count, const int wide, int positions, int h, const float *weights, const char *values,
+                       float *out, int j) {
+  Lanes sum[WIDE];
+  EACH_WIDE sum[v] = loadLanes(out + j + NR * v);
+  for (int t = 0; t < positions; t++) {
+    EACH_WIDE {
+      askAhead(wide, v, values, t * h + j + NR * v);
+      sum[v] = maddLanes(weights + t, lanesAt(wide, values, t * h + j + NR * v), sum[v]);
     }
-    EACH_WIDE storeLanes(out + j + NR * v, sum[v]);
   }
-  if (j < h) directColumns(1, h - j, positions, weights, positions, values + j, h, out + j, h);
+  EACH_WIDE storeLanes(out + j + NR * v, sum[v]);
 }
 
-/* The scores of `heads` queries, q [heads, h], with a block of keys: scores [heads, KEYS]. */
-INLINE void scoreHeads(int heads, int h, const float *q, const float *keys, float *scores) {
-  int g = 0;
-  for (; g + TOGETHER <= heads; g += TOGETHER) scoreBlock(TOGETHER, h, q + g * h, keys, scores + g * KEYS);
-  for (; g < heads; g++) scoreBlock(1, h, q + g * h, keys, scores + g * KEYS);
+/* out[h] += sum over positions of weights[position] values[position], values [positions, h], read in order. */
+INLINE void addValues(const int wide, int positions, int h, const float *weights, const char *values, float *out) {
+  int j = 0;
+  for (; j + WIDE * NR <= h; j += WIDE * NR) addColumns(WIDE, wide, positions, h, weights, values, out, j);
+  for (; j + NR <= h; j += NR) addColumns(1, wide, positions, h, weights, values, out, j);
+  for (; j < h; j += 4) {
+    int part = minInt(h - j, 4);
+    v128_t sum = loadPart(out + j, part);
+    for (int t = 0; t < positions; t++) {
+      sum = MADD(wasm_v128_load32_splat(weights + t), partAt(wide, values, t * h + j, part), sum);
+    }
+    storePart(out + j, sum, part);
+  }
 }
 
 /* One query position of `kvs` groups of `heads` heads; q and out [kvs * heads, h]. */
-INLINE void attendOne(Exp e, Past past, int kvs, int heads, int h, int seen, const float *q, float *out,
+INLINE void attendOne(Exp e, const int wide, Past past, int kvs, int heads, int h, int seen, const float *q, float *out,
                       float *scratch) {
   int all = kvs * heads;
   float *scores = scratch, *max = scores + all * KEYS, *sum = max + all;
@@ -107,16 +183,13 @@ INLINE void attendOne(Exp e, Past past, int kvs, int heads, int h, int seen, con
   for (int page = 0; page * PAGE < seen; page++) {
     int kb = minInt(seen - page * PAGE, PAGE);
     for (int j = 0; j < kb; j += NR) {
-      for (int i = 0; i < kvs; i++) {
-        const float *keys = keysOf(past, page, i, h) + j / NR * past.next;
-        scoreHeads(heads, h, q + i * heads * h, keys, scores + i * heads * KEYS + j);
-      }
+      scoreHeads(wide, kvs, heads, h, q, keysOf(past, page, j / NR, 0), past.head, scores + j);
     }
     for (int g = 0; g < all; g++) softmaxStep(e, scores + g * KEYS, kb, scale, max + g, sum + g, out + g * h, h);
     for (int j = 0; j < kb; j += NR) {
       for (int g = 0; g < all; g++) {
-        const float *values = valuesOf(past, page, g / heads, h) + j / NR * past.next;
-        addValues(minInt(kb - j, NR), h, scores + g * KEYS + j, values, out + g * h);
+        const char *values = valuesOf(past, page, j / NR, g / heads);
+        addValues(wide, minInt(kb - j, NR), h, scores + g * KEYS + j, values, out + g * h);
       }
     }
   }
@@ -124,7 +197,7 @@ INLINE void attendOne(Exp e, Past past, int kvs, int heads, int h, int seen, con
 }
 
 typedef struct {
-  float *values, *queries, *scores, *panel, *spare, *max, *sum;
+  float *wideKeys, *wideValues, *values, *queries, *scores, *panel, *spare, *max, *sum;
 } Room;
 
 /* As `weigh` of attentionForward.c: what all rows of a panel see as a tile, the few keys more one row at a time. */
@@ -136,9 +209,10 @@ static void weighPage(Room x, const float *weights, int m, int first, int kb, co
     tiles(x.panel, x.values, kb, m, h, common, out, ldo, CONTINUE, x.spare);
   }
   for (int i = 1; i < m; i++) {
-    int own = minInt(first + i, kb);
-    for (int k = common; k < own; k++) {
-      addValues(1, h, weights + i * KEYS + k, v + k / NR * next + k % NR * h, out + i * ldo);
+    int seen = minInt(first + i, kb);
+    for (int k = common; k < seen; k++) {
+      const float *own = v + k / NR * next + k % NR * h;
+      addValues(1, 1, h, weights + i * KEYS + k, (const char *)own, out + i * ldo);
     }
   }
 }
@@ -167,10 +241,19 @@ INLINE void packValues(float *panels, const float *v, int next, int kb, int h) {
   }
 }
 
+/* The numbers of `blocks` blocks of one head as floats, one block after the other. */
+INLINE void widen(float *to, const char *halves, int next, int blocks, int h) {
+  for (int block = 0; block < blocks; block++, halves += next, to += h * NR) {
+    for (int i = 0; i < h; i++) storeLanes(to + i * NR, lanesAt(0, halves, i * NR));
+  }
+}
+
 /* All queries of the group of head `i` of the call. */
 INLINE void attendMany(Past past, int i, int t, int heads, int h, int offset, const float *q, int ldq, float *out,
                        int ldo, float *at) {
   Room x;
+  x.wideKeys = at, at += KEYS * h;
+  x.wideValues = at, at += KEYS * h;
   x.queries = at, at += QUERIES * h;
   x.values = at, at += KEYS * roundUp(h, NR);
   x.scores = at, at += QUERIES * KEYS;
@@ -182,12 +265,19 @@ INLINE void attendMany(Past past, int i, int t, int heads, int h, int offset, co
   for (int row = 0; row < t; row++) fillZero(out + row * ldo, heads * h);
   for (int j0 = 0; j0 < offset + t; j0 += KEYS) {
     int kb = minInt(offset + t - j0, KEYS), start = j0 > offset ? j0 - offset : 0;
-    const float *keys = keysOf(past, j0 / KEYS, i, h), *v = valuesOf(past, j0 / KEYS, i, h);
-    packValues(x.values, v, past.next, kb, h);
+    const char *heldKeys = keysOf(past, j0 / KEYS, 0, i), *heldValues = valuesOf(past, j0 / KEYS, 0, i);
+    const float *keys = (const float *)heldKeys, *v = (const float *)heldValues;
+    int next = past.next / 4;
+    if (past.element != 4) {
+      int blocks = (kb + NR - 1) / NR;
+      widen(x.wideKeys, heldKeys, past.next, blocks, h), widen(x.wideValues, heldValues, past.next, blocks, h);
+      keys = x.wideKeys, v = x.wideValues, next = h * NR;
+    }
+    packValues(x.values, v, next, kb, h);
     for (int g = 0; g < heads; g++) {
       for (int t0 = start; t0 < t; t0 += QUERIES) {
         int m = minInt(t - t0, QUERIES), first = offset + t0 - j0 + 1;
-        meetPage(x, keys, v, past.next, h, q + t0 * ldq + g * h, ldq, out + t0 * ldo + g * h, ldo, m, first, kb,
+        meetPage(x, keys, v, next, h, q + t0 * ldq + g * h, ldq, out + t0 * ldo + g * h, ldo, m, first, kb,
                  x.max + g * t + t0, x.sum + g * t + t0);
       }
     }
@@ -199,26 +289,42 @@ INLINE void attendMany(Past past, int i, int t, int heads, int h, int offset, co
   }
 }
 
+/* A key, turned, and a value of h numbers, at position `lane` of their blocks. */
+INLINE void keep(const int wide, int h, int lane, const float *key, const float *value, char *keys, char *values) {
+  if (wide) {
+    float *to = (float *)keys + lane;
+    for (int j = 0; j < h; j++) to[j * NR] = key[j];
+    __builtin_memcpy((float *)values + lane * h, value, (uint32_t)h * 4);
+    return;
+  }
+  uint16_t *to = (uint16_t *)keys + lane;
+  for (int j = 0; j < h; j++) {
+    to[j * NR] = (uint16_t)wasm_i32x4_extract_lane(rounded(wasm_v128_load32_zero(key + j)), 0);
+  }
+  roundHalves(h, value, (uint16_t *)values + lane * h);
+}
+
 /*
  * `kvs` key/value heads from `kv` on, of `allKvs`, of one sequence whose t new positions follow `offset` held.
  * q [t, ldq] and out [t, ldo] from the first of the query heads that share them, `heads` each; k and v [t, ldk] from
  * the first of those heads; cos and sin [t, h / 2]. `memory`: what the addresses of the pages count from.
  */
 EXPORT(paged_attention)
-void pagedAttention(int t, int kvs, int heads, int h, int offset, int kv, int allKvs, int layer, char *memory,
+void pagedAttention(int t, int kvs, int heads, int h, int offset, int kv, int allKvs, int layer, int wide, char *memory,
                     const uint32_t *pages, float *q, int ldq, float *k, const float *v, int ldk, const float *cos,
                     const float *sin, float *out, int ldo, float *scratch) {
-  int first = layer + kv * h * NR * 4;
-  Past past = {memory, pages, first, first + PAGE * allKvs * h * 4, allKvs * h * NR};
+  int element = wide ? 4 : 2, head = h * NR * element, first = layer + kv * head;
+  Past past = {memory, pages, first, first + PAGE * allKvs * h * element, allKvs * head, head, element};
   for (int row = 0; row < t; row++) {
-    int page = (offset + row) / PAGE, block = (offset + row) % PAGE / NR * past.next, lane = (offset + row) % NR;
+    int page = (offset + row) / PAGE, block = (offset + row) % PAGE / NR, lane = (offset + row) % NR;
     const float *c = cos + row * (h / 2), *s = sin + row * (h / 2);
     for (int i = 0; i < kvs; i++) {
-      float *own = k + row * ldk + i * h, *key = keysOf(past, page, i, h) + block + lane;
+      float *own = k + row * ldk + i * h;
+      const float *value = v + row * ldk + i * h;
+      char *keys = keysOf(past, page, block, i), *values = valuesOf(past, page, block, i);
       turn(own, c, s, own, h);
-      for (int j = 0; j < h; j++) key[j * NR] = own[j];
-      float *value = valuesOf(past, page, i, h) + block + lane * h;
-      __builtin_memcpy(value, v + row * ldk + i * h, (uint32_t)h * 4);
+      if (wide) keep(1, h, lane, own, value, keys, values);
+      else keep(0, h, lane, own, value, keys, values);
     }
     for (int g = 0; g < kvs * heads; g++) turn(q + row * ldq + g * h, c, s, q + row * ldq + g * h, h);
   }
@@ -230,6 +336,8 @@ void pagedAttention(int t, int kvs, int heads, int h, int offset, int kv, int al
   }
   Exp e = makeExp();
   for (int row = 0; row < t; row++) {
-    attendOne(e, past, kvs, heads, h, offset + row + 1, q + row * ldq, out + row * ldo, scratch);
+    int seen = offset + row + 1;
+    if (wide) attendOne(e, 1, past, kvs, heads, h, seen, q + row * ldq, out + row * ldo, scratch);
+    else attendOne(e, 0, past, kvs, heads, h, seen, q + row * ldq, out + row * ldo, scratch);
   }
 }

@@ -26,6 +26,9 @@
  * short enough for the processor to ask for the next one while the last still computes. Where the memory can be asked,
  * a turn is as long as what is asked for meanwhile stays in the nearest cache. With more groups computing takes longer
  * than the memory, and each has its sums in registers for a whole block.
+ *
+ * FEW rows go by four panels at once. One row of 16 bits has too few sums in one panel, each of which waits for the one
+ * before; and where the memory can be asked, four streams of 32 bits that ask a little ahead are read sooner than two.
  */
 #ifdef __AVX512F__
 #define LINES 12
@@ -33,6 +36,8 @@
 #define TURNS_WIDE 8
 #define TURNS_HALF 2
 #define TURN_BYTES 4096
+#define FEW_WIDE 6
+#define EACH_FEW(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
 #define EACH_COUNT(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12)
 #else
 #define LINES 6
@@ -40,10 +45,13 @@
 #define TURNS_WIDE 3
 #define TURNS_HALF 2
 #define TURN_BYTES 1024
+#define FEW_WIDE 0
+#define EACH_FEW(DO)
 #define EACH_COUNT(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
 #endif
-/* One row of 16 bits asks so far ahead. */
-#define AHEAD_BYTES 4096
+#define FEW_HALF 1
+/* So far ahead in each of the four. */
+#define AHEAD_BYTES 2048
 
 EXPORT(panel_width) int panelWidth(void) { return NR; }
 
@@ -92,22 +100,23 @@ INLINE Lanes weightsAt(const int wide, const uint32_t *w) {
 #endif
 }
 
-/*
- * One row by four panels of 16 bits, `next` words apart: depth inputs to y, or onto it. A panel alone has few sums,
- * each of which waits for the one before: fast enough for 32 bits from memory, which one stream gives sooner than four,
- * too slow for half the bytes.
- */
-INLINE void rowTile(const float *x, const uint32_t *w, int next, int depth, float *y, int add) {
-  Lanes sum[4];
-  EACH_PANEL sum[p] = zeroLanes();
-  for (int k = 0; k < depth; k++, w += HALF) {
-    EACH_PANEL prefetch((const char *)(w + p * next) + AHEAD_BYTES);
-    EACH_PANEL sum[p] = maddLanes(x + k, weightsAt(0, w + p * next), sum[p]);
+/* `lines` (a constant) turned rows by four panels, `next` words apart: depth inputs to y, or onto it. */
+INLINE void fourPanels(const int lines, const int wide, const float *x, const uint32_t *w, int next, int depth, float *y,
+                       int ldy, int add) {
+  const int words = wide ? NR : HALF, perLine = 16 / words;
+  Lanes sum[LINES][4];
+  EACH_LINE EACH_PANEL sum[r][p] = zeroLanes();
+  for (int k = 0; k < depth; k++, w += words, x += lines) {
+    if (k % perLine == 0) EACH_PANEL prefetch((const char *)(w + p * next) + AHEAD_BYTES);
+    EACH_PANEL {
+      Lanes right = weightsAt(wide, w + p * next);
+      EACH_LINE sum[r][p] = maddLanes(x + r, right, sum[r][p]);
+    }
   }
   if (add) {
-    EACH_PANEL sum[p] = addLanes(loadLanes(y + p * NR), sum[p]);
+    EACH_LINE EACH_PANEL sum[r][p] = addLanes(loadLanes(y + r * ldy + p * NR), sum[r][p]);
   }
-  EACH_PANEL storeLanes(y + p * NR, sum[p]);
+  EACH_LINE EACH_PANEL storeLanes(y + r * ldy + p * NR, sum[r][p]);
 }
 
 /* What becomes of a tile's sums: they begin at zero and go to y, or onto it, or begin or go on in memory. */
@@ -147,6 +156,29 @@ INLINE void tile(const int lines, const int beside, const int wide, const float 
   TILE_OF(half, lines, 1, 0) TILE_OF(wides, lines, BESIDE, 1) TILE_OF(halves, lines, BESIDE, 0)
 EACH_COUNT(TILE)
 #undef TILE
+
+#define FEW(lines)                                                                                                     \
+  static __attribute__((noinline)) void few##lines(const float *x, const uint32_t *w, int next, int depth, float *y,  \
+                                                   int ldy, int add) {                                                 \
+    fourPanels(lines, 1, x, w, next, depth, y, ldy, add);                                                              \
+  }
+EACH_FEW(FEW)
+#undef FEW
+
+/* Of wide weights FEW_WIDE rows at most, of others one. */
+INLINE void fourPanelsOf(int lines, int wide, const float *x, const uint32_t *w, int next, int depth, float *y, int ldy,
+                         int add) {
+  if (!wide) {
+    fourPanels(1, 0, x, w, next, depth, y, ldy, add);
+    return;
+  }
+#define FEW(lines)                                                                                                     \
+  case lines:                                                                                                          \
+    few##lines(x, w, next, depth, y, ldy, add);                                                                        \
+    return;
+  switch (lines) { EACH_FEW(FEW) }
+#undef FEW
+}
 
 INLINE void tileOf(int lines, int beside, int wide, const float *x, const uint32_t *w, int next, Ask ask, int depth,
                    float *y, int ldy, int how) {
@@ -238,14 +270,15 @@ EXPORT(panel_turn) void panelTurn(int rows, int i, int wide, const float *x, int
 EXPORT(panel_product)
 void panelProduct(int rows, int panels, int i, int wide, const float *x, const uint32_t *w, float *y, int ldy,
                   float *sums) {
-  int p = 0;
-  if (rows == 1 && !wide) {
-    for (; p + 4 <= panels; p += 4, w += 4 * HALF * i, y += 4 * NR) {
-      for (int k = 0; k < i; k += KC) rowTile(x + k, w + k * HALF, i * HALF, minInt(i - k, KC), y, k > 0);
+  int words = wide ? NR : HALF, panel = i * words, p = 0;
+  if (rows <= (wide ? FEW_WIDE : FEW_HALF)) {
+    for (; p + 4 <= panels; p += 4, w += 4 * panel, y += 4 * NR) {
+      for (int k = 0; k < i; k += KC) {
+        fourPanelsOf(rows, wide, x + k * rows, w + k * words, panel, minInt(i - k, KC), y, ldy, k > 0);
+      }
     }
   }
   Groups groups = groupsOf(rows, wide);
-  int words = wide ? NR : HALF, panel = i * words;
   while (p < panels) {
     int beside = BESIDE == 1 ? 1 : minInt(BESIDE, panels - p);
     const float *left = x;

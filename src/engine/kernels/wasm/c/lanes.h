@@ -15,6 +15,11 @@ typedef __m512 Lanes;
 
 INLINE Lanes zeroLanes(void) { return _mm512_setzero_ps(); }
 INLINE Lanes loadLanes(const float *p) { return _mm512_loadu_ps(p); }
+/* NR bfloat16 numbers, which are the upper halves of floats. */
+INLINE Lanes loadHalves(const uint16_t *p) {
+  __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
 INLINE void storeLanes(float *p, Lanes x) { _mm512_storeu_ps(p, x); }
 INLINE Lanes addLanes(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
 /* x b + c in each lane, with the float at x. */
@@ -37,6 +42,13 @@ INLINE Lanes zeroLanes(void) {
 INLINE Lanes loadLanes(const float *p) {
   Lanes to;
   EACH_VECTOR to.v[v] = load(p + 4 * v);
+  return to;
+}
+
+/* NR bfloat16 numbers, which are the upper halves of floats. */
+INLINE Lanes loadHalves(const uint16_t *p) {
+  Lanes to;
+  EACH_VECTOR to.v[v] = wasm_i32x4_shl(wasm_u32x4_load16x4(p + 4 * v), 16);
   return to;
 }
 
