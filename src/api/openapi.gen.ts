@@ -475,7 +475,8 @@ export interface paths {
          * @description Starts a job of kind `training`; its result is
          *     `{ checkpoint, tokens, flops, train_loss, validation_loss }`. A run that is stopped in any way (pause,
          *     cancel of the process, crash, restart of the machine) goes on from its last resume point and ends with
-         *     exactly the weights of an undisturbed run. A model whose estimate of memory is beyond the backend is refused
+         *     exactly the weights of an undisturbed run. Where the disk fills, a run that has a resume point is paused there,
+         *     with `error` `storage_full`: make room and resume it. A model whose estimate of memory is beyond the backend is refused
          *     at once with `model_too_large`; `details` says what is needed and which backend here has room.
          */
         post: operations["createTraining"];
@@ -536,7 +537,8 @@ export interface paths {
         put?: never;
         /**
          * Cancel a job
-         * @description Queued and paused jobs end at once, running ones as soon as they can (then 202).
+         * @description Queued and paused jobs end at once, running ones as soon as they can (then 202). What is cancelled is not
+         *     resumed: its resume point goes, and checkpoints that it has published stay.
          */
         post: operations["cancelJob"];
         delete?: never;
@@ -1776,6 +1778,7 @@ export interface components {
             max_attempts: components["schemas"]["Count"];
             request: components["schemas"]["JsonObject"];
             result: components["schemas"]["JobResult"] | null;
+            /** @description Why it failed, or why it was paused where nobody asked for it. */
             error: components["schemas"]["JobError"] | null;
             backend: string | null;
             worker: string | null;

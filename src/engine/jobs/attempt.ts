@@ -154,6 +154,8 @@ async function conclude(
   const record = toErrorRecord(error);
   if (!(error instanceof CodedError) || error.code === "internal") running.log.error({ err: error }, "job failed");
   else running.log.warn({ err: error }, "job failed");
+  // A disk that is full is for a person to mend; a training of days must not be lost to it.
+  if (record.code === "storage_full") return work.hold(claim, record);
   if (!transient.has(record.code)) return work.fail(claim, record);
   const { retryDelayMs } = running.tools.settings;
   const delayMs = (failures: number): number => Math.min(maxRetryDelayMs, retryDelayMs * 2 ** (failures - 1));

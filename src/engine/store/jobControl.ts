@@ -59,7 +59,7 @@ export function createJobControl(db: Database, changes: Changes): Pick<JobWriter
     resume: (id, enqueue) =>
       steer(id, async (tx, row) => {
         if (row.status !== "paused") throw new CodedError("conflict", `${id} is ${row.status}, not paused`);
-        const queued = await changeJob(tx, id, queuedFields);
+        const queued = await changeJob(tx, id, { ...queuedFields, error: null });
         await addEvents(tx, id, [statusEvent(queued)]);
         return enqueueJob(tx, queued, enqueue, 0);
       }),
@@ -67,5 +67,5 @@ export function createJobControl(db: Database, changes: Changes): Pick<JobWriter
 }
 
 function assertGoing(row: JobRow, wanted: string): void {
-  if (ended.has(row.status)) throw new CodedError("conflict", `${row.id} has ${row.status} and cannot be ${wanted}`);
+  if (ended.has(row.status)) throw new CodedError("conflict", `${row.id} is ${row.status} already and cannot be ${wanted}`);
 }

@@ -125,6 +125,11 @@ export interface JobWriter {
   /** Ends the job. @throws LostClaimError */
   fail(claim: Claim, error: ErrorRecord): Promise<JobRow>;
   /**
+   * After a failure that a person can mend, where the work done is too dear to lose: pauses the job at its resume
+   * point, with the error told; ends it where it has none. @throws LostClaimError
+   */
+  hold(claim: Claim, error: ErrorRecord): Promise<JobRow>;
+  /**
    * After a failure that may pass: queues the job again after `delayMs(failures)`, or ends it when it has
    * failed `maxAttempts` times in a row. @throws LostClaimError
    */

@@ -62,6 +62,11 @@ export function createJobWriter(db: Database, files: BlobFiles, changes: Changes
     parts: (id) => readParts(db, id),
     succeed: (claim, outcome) => write(claim.id, (tx) => succeed(tx, claim, outcome, files)),
     fail: (claim, error) => write(claim.id, (tx) => end(tx, claim, "failed", error)),
+    hold: (claim, error) =>
+      write(claim.id, async (tx) => {
+        const { resume } = await changeOwned(tx, claim, {});
+        return resume === null ? end(tx, claim, "failed", error) : pause(tx, claim, error);
+      }),
     retry: (claim, error, delayMs, enqueue) =>
       write(claim.id, async (tx) => {
         const row = await changeOwned(tx, claim, { failures: sql`${jobs.failures} + 1` });
@@ -71,16 +76,7 @@ export function createJobWriter(db: Database, files: BlobFiles, changes: Changes
     release: (claim, enqueue) => write(claim.id, (tx) => queueAgain(tx, claim, enqueue, 0, null)),
     stop: (claim, status) =>
       write(claim.id, async (tx) => {
-        if (status === "cancelled") return end(tx, claim, "cancelled", null);
-        const row = await changeOwned(tx, claim, {
-          status,
-          control: null,
-          worker: null,
-          queueEntry: null,
-          failures: 0,
-        });
-        await addEvents(tx, claim.id, [statusEvent(row)]);
-        return row;
+        return status === "cancelled" ? end(tx, claim, "cancelled", null) : pause(tx, claim, null);
       }),
     async control(claim) {
       const [row] = await db
@@ -137,6 +133,13 @@ async function succeed(tx: Database, claim: Claim, outcome: JobOutcome, files: B
     progress: { ...progress, fraction: 1, etaSeconds: 0 },
   });
   await dropLeftovers(tx, claim.id);
+  await addEvents(tx, claim.id, [statusEvent(row)]);
+  return row;
+}
+
+async function pause(tx: Database, claim: Claim, error: ErrorRecord | null): Promise<JobRow> {
+  const idle = { control: null, worker: null, queueEntry: null };
+  const row = await changeOwned(tx, claim, { ...idle, status: "paused", failures: 0, error });
   await addEvents(tx, claim.id, [statusEvent(row)]);
   return row;
 }

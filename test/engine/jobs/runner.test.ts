@@ -4,6 +4,7 @@ import { rmSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CodedError } from "../../../src/ops/errors.ts";
+import type { TrainingState } from "../../../src/ops/events.ts";
 import type { ImportRequest } from "../../../src/engine/jobs/requests.ts";
 import { openEntryQueue } from "../../../src/engine/jobs/entries.ts";
 import type { Handler } from "../../../src/engine/jobs/handler.ts";
@@ -20,6 +21,11 @@ let running = 0;
 let mostRunning = 0;
 const released = Promise.withResolvers<void>();
 
+const resumePoint: TrainingState = {
+  ...{ step: 0, tokens: 0, flops: 0, position: 0, lastLoss: null, lastValidationLoss: null, weights: [] },
+  optimizer: { type: "adamw", step: 0, firstMoments: [], secondMoments: [] },
+};
+
 /** Does what the request's metadata says. */
 const fakeImport: Handler<"checkpoint_import"> = async (request, context) => {
   const behaviour = request.metadata?.["behaviour"];
@@ -30,6 +36,12 @@ const fakeImport: Handler<"checkpoint_import"> = async (request, context) => {
     if (behaviour === "bug") throw new TypeError("secret detail");
     if (behaviour === "crashes") throw new CodedError("compute_crashed", "it died");
     if (behaviour === "crashes once" && context.job.attempts === 1) throw new CodedError("compute_crashed", "it died");
+    if (behaviour === "finds the disk full") throw new CodedError("storage_full", "no space left");
+    if (behaviour === "fills the disk") {
+      if (context.job.attempts === 1) await context.save({ ...resumePoint, step: 7 }, [], null);
+      if (context.job.attempts === 1) throw new CodedError("storage_full", "no space left");
+      await context.report({ type: "log", level: "info", message: `goes on after ${context.job.resume?.step}` });
+    }
     if (behaviour === "slow") await sleep(100);
     if (behaviour === "long") await sleep(1_000);
     if (behaviour === "held") await released.promise;
@@ -80,6 +92,26 @@ for (const kind of ["pglite", "postgres"] as const) {
       const row = await bed.until((await submit("bad input")).id, "failed");
       assert.deepEqual(row.error, { code: "checkpoint_corrupt", message: "the file lies" });
       assert.equal(row.attempts, 1);
+    });
+
+    test("a full disk pauses a job at its resume point, from which it goes on; without one the job fails", async () => {
+      const { id } = await submit("fills the disk");
+      const paused = await bed.until(id, "paused");
+      assert.deepEqual(paused.error, { code: "storage_full", message: "no space left" });
+      assert.equal(paused.finishedAt, null);
+      const queued = await bed.services.queue.resume(id);
+      assert.equal(queued.error, null);
+      const done = await bed.until(id, "succeeded");
+      assert.deepEqual([done.attempts, done.error], [2, null]);
+      const events = await bed.services.store.jobs.events(id, { after: 0, limit: 100 });
+      const told = events.map(({ type, data }) => {
+        const { status, error, message } = data as { status?: string; error?: { code: string }; message?: string };
+        return type === "status" ? (error ? `${status} ${error.code}` : status) : message;
+      });
+      const story = ["queued", "running", "paused storage_full", "queued", "running", "goes on after 7"];
+      assert.deepEqual(told.slice(0, 6), story);
+      const early = await submit("finds the disk full");
+      assert.equal((await bed.until(early.id, "failed")).error?.code, "storage_full");
     });
 
     test("a bug fails the job at once, and its text stays private", async () => {
