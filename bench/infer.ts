@@ -1,7 +1,7 @@
 /**
  * Inference speed: `node bench/infer.ts --shapes s,m --rounds 5 --tokens 16 --batches 1,8 --context 128 --threads 1,2
  * --python python3`. Prefill and decode with a key/value cache, as served models do it (`infer/teamModel.ts`), with
- * weights in 32 bits and in 16, and by PyTorch in both precisions (eager, cache by concatenation, as Hugging Face
+ * weights and caches in 32 bits and in 16 ("16/32 bits": weights/cache), and by PyTorch in both precisions (eager, cache by concatenation, as Hugging Face
  * models do): all rows in one run, interleaved, medians. Decoding reads every weight once for each step, so beside it
  * stands the rate that a plain sum of the float32 bytes on one thread would allow, measured in the same run.
  */
@@ -42,6 +42,13 @@ const [rounds, tokens, context] = [options["rounds"], options["tokens"], options
   number,
   number,
 ];
+/** Bits of a weight, and what keys and values are kept as. */
+const widths = [
+  [32, "F32"],
+  [32, "BF16"],
+  [16, "F32"],
+  [16, "BF16"],
+] as const;
 const listOf = (name: string): number[] => options[name]!.split(",").map(Number);
 
 await activateTfjs("wasm");
@@ -69,10 +76,12 @@ async function measure(name: string): Promise<void> {
       addRows(title, (batch) => decodeRun(llamaDecoder(config, weights, loaded.kernels), batch));
     }
     for (const threads of inference ? listOf("threads") : []) {
-      for (const bits of [32, 16]) {
-        const team = await openTeamModel(config, weightSource(weights, bits === 16), inference!, threads);
+      for (const [bits, cacheDtype] of widths) {
+        const source = weightSource(weights, bits === 16);
+        const team = await openTeamModel(config, source, inference!, threads, { cacheDtype });
         closers.push(team.close);
-        addRows(`${title}, ${bits} bits, ${threads} thr.`, (batch) => decodeRun(team.decoder, batch));
+        const both = `${bits}/${cacheDtype === "F32" ? 32 : 16} bits`;
+        addRows(`${title}, ${both}, ${threads} thr.`, (batch) => decodeRun(team.decoder, batch));
       }
     }
   }

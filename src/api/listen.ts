@@ -78,6 +78,7 @@ export function createApiDeps(services: Services, closing: AbortSignal): ApiDeps
       maxMemoryBytes: settings.servingMemoryBytes,
       maxActive: settings.servingMaxBatch,
       keepPrompts: settings.servingPrefixCache,
+      cacheDtype: settings.servingCacheDtype,
     },
     metrics: createPoolMetrics(metrics.registry),
     onFailure: (checkpoint, error) => log.warn({ checkpoint, err: error }, "model process failed"),

@@ -9,6 +9,8 @@ import { CodedError } from "../ops/errors.ts";
 import type { WebgpuOptions } from "./backends/webgpuDevice.ts";
 import { kernelVariants } from "./kernels/wasm/variants.ts";
 import type { KernelVariant } from "./kernels/wasm/variants.ts";
+import { cacheDtypes } from "./model/cacheDtype.ts";
+import type { CacheDtype } from "./model/cacheDtype.ts";
 import { kernelChoices, logLevels, softwareChoices } from "./settingsTable.ts";
 
 export type LogLevel = "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
@@ -84,6 +86,7 @@ export interface Settings {
   /** Requests that one model computes together. */
   readonly servingMaxBatch: number;
   readonly servingPrefixCache: boolean;
+  readonly servingCacheDtype: CacheDtype;
   readonly servingIdleMs: number;
   readonly servingQueueLength: number;
 }
@@ -133,6 +136,7 @@ function parseLimits(read: Reader) {
     servingIdleMs: read.integer("SERVING_IDLE_SECONDS", 600, 1, 86_400) * 1000,
     servingQueueLength: read.integer("SERVING_QUEUE_LENGTH", 64, 1, 100_000),
     servingPrefixCache: read.oneOf("SERVING_PREFIX_CACHE", ["on", "off"], "on") === "on",
+    servingCacheDtype: read.oneOf("SERVING_CACHE_DTYPE", cacheDtypes, "F32") as CacheDtype,
   };
 }
 

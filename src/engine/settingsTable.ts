@@ -51,6 +51,7 @@ export const settingsTable: readonly (readonly [variable: string, fallback: stri
   ["SERVING_MEMORY_BYTES", "(half of RAM)", "models with their caches, all together; the one used longest ago goes"],
   ["SERVING_MAX_BATCH", "32", "inference requests that one model computes together"],
   ["SERVING_PREFIX_CACHE", "on", "keep what was computed for prompts that begin alike; or off"],
+  ["SERVING_CACHE_DTYPE", "F32", "F32 or BF16: what wasm and native keep keys and values as; BF16 is half the memory"],
   ["SERVING_IDLE_SECONDS", "600", "a model unused for so long is unloaded"],
   ["SERVING_QUEUE_LENGTH", "64", "inference requests that may wait; more are told 429"],
 ];

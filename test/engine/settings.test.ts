@@ -45,6 +45,7 @@ const lies: readonly (readonly [variable: string, value: string])[] = [
   ["COMPUTE_MEMORY_BYTES", "1024"],
   ["JOB_MAX_ATTEMPTS", "0"],
   ["COMPUTE_KERNELS", "avx512"],
+  ["SERVING_CACHE_DTYPE", "F16"],
 ];
 for (const [variable, value] of lies) {
   test(`${variable}=${value} is refused with a message that names the variable`, () => {

@@ -8,7 +8,7 @@
 import type { WorkEvent } from "../../ops/events.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { KernelVariant } from "../kernels/wasm/variants.ts";
-import type { ServedModelOptions } from "../infer/loadServedModel.ts";
+import type { CacheOptions } from "../infer/loadServedModel.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
 import type { WebgpuOptions } from "./webgpuDevice.ts";
 import type { CompareWork, EvaluateWork, FitWork, ReducedPrecision, TrainWork } from "./work.ts";
@@ -65,5 +65,5 @@ export interface Backend {
    * Loads a checkpoint for generation and scoring; the caller closes it.
    * @param options what its caches may hold, as in `loadServedModel.ts`
    */
-  load(checkpoint: ResolvedCheckpoint, options?: Pick<ServedModelOptions, "cachePositions">): Promise<ServedModel>;
+  load(checkpoint: ResolvedCheckpoint, options?: CacheOptions): Promise<ServedModel>;
 }

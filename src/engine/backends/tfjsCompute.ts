@@ -9,7 +9,7 @@ import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import { tokenizerOf } from "../../ops/manifest.ts";
 import { evaluate } from "../eval/evaluate.ts";
 import { loadServedModel } from "../infer/loadServedModel.ts";
-import type { ServedModelOptions } from "../infer/loadServedModel.ts";
+import type { CacheOptions } from "../infer/loadServedModel.ts";
 import { estimateServingMemory } from "../infer/servingMemory.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
 import { kernelsFor } from "../kernels/index.ts";
@@ -125,7 +125,7 @@ export async function* runComparison(
 export async function load(
   compute: TfjsCompute,
   checkpoint: ResolvedCheckpoint,
-  options: Pick<ServedModelOptions, "cachePositions"> = {},
+  options: CacheOptions = {},
 ): Promise<ServedModel> {
   checkFits(compute, checkpoint.manifest, keepsHalf(compute));
   const { kernels, faults } = await start(compute);

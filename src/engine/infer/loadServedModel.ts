@@ -8,6 +8,7 @@ import { invariant } from "../../ops/errors.ts";
 import type { LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { Kernels } from "../kernels/kernels.ts";
+import type { CacheDtype } from "../model/cacheDtype.ts";
 import { KvCache } from "../model/kvCache.ts";
 import { logits, stepStates } from "../model/llama.ts";
 import type { Weights } from "../model/llama.ts";
@@ -27,14 +28,19 @@ import type { TeamModel } from "./teamModel.ts";
 /** Steps remembered for whoever asks. */
 const maxStepsKept = 1000;
 
-export interface ServedModelOptions {
-  /** Threads that may compute it, where the kernels know how; 1 unless given. */
-  readonly threads?: number;
+export interface CacheOptions {
   /**
    * Positions that all its caches may hold together. Generation keeps what it has computed within them, for prompts
    * that begin alike; 0, unless given, keeps nothing.
    */
   readonly cachePositions?: number;
+  /** What keys and values are kept as by kernels that have a choice, F32 unless given; the others keep float32. */
+  readonly cacheDtype?: CacheDtype;
+}
+
+export interface ServedModelOptions extends CacheOptions {
+  /** Threads that may compute it, where the kernels know how; 1 unless given. */
+  readonly threads?: number;
 }
 
 /**
@@ -43,11 +49,11 @@ export interface ServedModelOptions {
 export async function loadServedModel(
   checkpoint: ResolvedCheckpoint,
   kernels: Kernels,
-  { threads = 1, cachePositions = 0 }: ServedModelOptions = {},
+  { threads = 1, cachePositions = 0, cacheDtype = "F32" }: ServedModelOptions = {},
 ): Promise<ServedModel> {
   const { config } = checkpoint.manifest;
   const model = kernels.inference
-    ? await openTeamModel(config, weightsOf(checkpoint), kernels.inference, threads)
+    ? await openTeamModel(config, weightsOf(checkpoint), kernels.inference, threads, { cacheDtype })
     : await openTfjsModel(checkpoint, kernels);
   const batchDecoder = takingTurns(model.decoder);
   let made: StepStats[] = [];

@@ -12,6 +12,7 @@ import type { PanelMatrix, PanelProducts, ProductInputs, Rows } from "../kernels
 import { mostBlasOutputs, mostDirectRows } from "../kernels/inference/panels.ts";
 import type { TeamMember } from "../kernels/inference/team.ts";
 import { mostParts } from "../kernels/inference/team.ts";
+import type { CacheDtype } from "./cacheDtype.ts";
 import { computeBlocks, logitStride } from "./logitPlaces.ts";
 
 export interface TeamLayer {
@@ -26,9 +27,6 @@ export interface TeamLayer {
   readonly up: PanelMatrix;
   readonly down: PanelMatrix;
 }
-
-/** What keys and values are kept as: float32, or rounded to bfloat16 (to nearest, ties to even) when they are kept. */
-export type CacheDtype = "F32" | "BF16";
 
 /** A model on shared memory. Plain data: it crosses to threads. */
 export interface TeamLlama {

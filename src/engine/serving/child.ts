@@ -7,9 +7,9 @@ import { readComputeOptions } from "../settings.ts";
 import { createModelServer } from "./modelServer.ts";
 
 const server = createModelServer({
-  async load(checkpoint, allowed, cachePositions) {
+  async load(checkpoint, allowed, caches) {
     const backend = await chooseBackend("auto", allowed, readComputeOptions());
-    return backend.load(checkpoint, { cachePositions });
+    return backend.load(checkpoint, caches);
   },
   // A channel that closed while a message was on its way is noticed by `disconnect`.
   send: (message) => void process.send?.(message, undefined, undefined, () => undefined),

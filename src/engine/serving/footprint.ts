@@ -5,10 +5,12 @@
  * requests with one prompt share is taken once.
  */
 import { createHash } from "node:crypto";
+import { dtypeBytes } from "../../ops/dtype.ts";
 import type { CheckpointManifest } from "../../ops/manifest.ts";
 import type { Reservation } from "../infer/positions.ts";
 import { inSteps, isScored, positionsShared, positionsWanted } from "../infer/positions.ts";
 import type { GenerateRequest } from "../infer/servedModel.ts";
+import type { CacheDtype } from "../model/cacheDtype.ts";
 import { weightBytes } from "../infer/servingMemory.ts";
 
 /** Node with tfjs and its kernels, before any weight. */
@@ -28,9 +30,11 @@ export interface FootprintLimits {
   readonly maxCacheBytes: number;
   /** All models together. */
   readonly maxMemoryBytes: number;
+  /** What keys and values are kept as, where the backend can. */
+  readonly cacheDtype: CacheDtype;
 }
 
-/** @param keepsHalf whether the backend that will serve it keeps weights of bfloat16 in 16 bits */
+/** @param keepsHalf whether the backend that will serve it keeps in 16 bits what is bfloat16 */
 export function estimateFootprint(
   manifest: CheckpointManifest,
   limits: FootprintLimits,
@@ -38,7 +42,8 @@ export function estimateFootprint(
 ): Footprint {
   const { config } = manifest;
   const weights = weightBytes(manifest, keepsHalf);
-  const perPosition = 2 * 4 * config.numHiddenLayers * config.numKeyValueHeads * config.headDim;
+  const numberBytes = dtypeBytes(keepsHalf ? limits.cacheDtype : "F32");
+  const perPosition = 2 * numberBytes * config.numHiddenLayers * config.numKeyValueHeads * config.headDim;
   const longest = inSteps(config.maxPositionEmbeddings);
   const left = limits.maxMemoryBytes - processBytes - weights;
   const affordable = Math.floor(Math.min(limits.maxCacheBytes, left) / perPosition);

@@ -10,6 +10,7 @@ import { CodedError, fromErrorRecord } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { StepStats } from "../infer/batcher.ts";
 import type { GenerateEvent, GenerateRequest, ServedModel } from "../infer/servedModel.ts";
+import type { CacheDtype } from "../model/cacheDtype.ts";
 import { computeEnvironment } from "../settings.ts";
 import { createEventQueue } from "./eventQueue.ts";
 import type { EventQueue } from "./eventQueue.ts";
@@ -26,6 +27,7 @@ export interface ModelProcessOptions extends WatchdogLimits {
   readonly checkpoint: ResolvedCheckpoint;
   /** Positions that its caches may hold together; 0 keeps nothing between requests. */
   readonly cachePositions: number;
+  readonly cacheDtype: CacheDtype;
   /** JavaScript heap limit, MiB. */
   readonly maxHeapMiB: number;
   /** Told of the steps that the process made. */
@@ -79,8 +81,8 @@ export class ModelProcess {
     });
     this.#watchdog = createWatchdog(options, options.checkpoint.id, (error) => this.#condemn(error));
     this.#listen();
-    const { backends, checkpoint, cachePositions } = options;
-    this.#send({ type: "load", backends, checkpoint, cachePositions });
+    const { backends, checkpoint, cachePositions, cacheDtype } = options;
+    this.#send({ type: "load", backends, checkpoint, cachePositions, cacheDtype });
   }
 
   get pid(): number | undefined {

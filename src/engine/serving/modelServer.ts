@@ -7,16 +7,13 @@
 import { CodedError, toErrorRecord } from "../../ops/errors.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
+import type { CacheOptions } from "../infer/loadServedModel.ts";
 import type { ServedModel } from "../infer/servedModel.ts";
 import { healthIntervalMs, parseToChild } from "./protocol.ts";
 import type { FromChild, IdentifiedEvent, ToChild } from "./protocol.ts";
 
 export interface ModelServerOptions {
-  load(
-    checkpoint: ResolvedCheckpoint,
-    backends: readonly string[] | null,
-    cachePositions: number,
-  ): Promise<ServedModel>;
+  load(checkpoint: ResolvedCheckpoint, backends: readonly string[] | null, caches: CacheOptions): Promise<ServedModel>;
   send(message: FromChild): void;
   rssBytes(): number;
   /** Told of errors that are no `CodedError`: mistakes of ours, whose text callers do not see. */
@@ -53,7 +50,8 @@ export function createModelServer(options: ModelServerOptions): ModelServer {
     if (loading) throw new CodedError("internal", "the process was asked to load a second model");
     loading = true;
     try {
-      model = await options.load(message.checkpoint, message.backends, message.cachePositions);
+      const { checkpoint, backends, cachePositions, cacheDtype } = message;
+      model = await options.load(checkpoint, backends, { cachePositions, cacheDtype });
     } catch (error) {
       options.send({ type: "failed", error: record(error) });
       return;

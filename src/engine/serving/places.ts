@@ -161,6 +161,7 @@ export class Places {
       backends,
       checkpoint,
       cachePositions: limits.keepPrompts ? footprint.positions : 0,
+      cacheDtype: limits.cacheDtype,
       loadTimeoutMs: limits.loadTimeoutMs,
       stuckTimeoutMs: limits.stuckTimeoutMs,
       maxRssBytes: rssFactor * footprint.bytes + rssSlackBytes,

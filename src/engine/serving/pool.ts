@@ -9,6 +9,7 @@
 import { CodedError } from "../../ops/errors.ts";
 import type { CheckpointManifest, ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
+import type { CacheDtype } from "../model/cacheDtype.ts";
 import { listBackends } from "../backends/index.ts";
 import { estimateFootprint, reservationOf } from "./footprint.ts";
 import type { Footprint } from "./footprint.ts";
@@ -28,6 +29,8 @@ export interface PoolLimits {
   readonly maxCacheBytes: number;
   /** Whether caches keep what ended requests have computed, for prompts that begin alike. */
   readonly keepPrompts: boolean;
+  /** What they keep keys and values as, on backends that have a choice. */
+  readonly cacheDtype: CacheDtype;
   /** Requests waiting, over all models. */
   readonly maxQueued: number;
   /** A request that has waited this long is turned away. */
@@ -45,6 +48,7 @@ export const defaultPoolLimits: PoolLimits = {
   maxActive: 32,
   maxCacheBytes: 1024 ** 3,
   keepPrompts: true,
+  cacheDtype: "F32",
   maxQueued: 256,
   queueTimeoutMs: 120_000,
   idleTimeoutMs: 600_000,

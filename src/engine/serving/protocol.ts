@@ -8,6 +8,8 @@ import type { ErrorRecord } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { StepStats } from "../infer/batcher.ts";
 import type { GenerateEvent, GenerateRequest, ServedModel } from "../infer/servedModel.ts";
+import { cacheDtypes } from "../model/cacheDtype.ts";
+import type { CacheDtype } from "../model/cacheDtype.ts";
 
 /** Pool to process. `load` comes once, first. */
 export type ToChild =
@@ -22,6 +24,7 @@ export interface LoadMessage {
   readonly checkpoint: ResolvedCheckpoint;
   /** Positions that all caches may hold together, those kept between requests included; 0 keeps nothing. */
   readonly cachePositions: number;
+  readonly cacheDtype: CacheDtype;
 }
 
 export interface LoadedMessage extends Pick<ServedModel, "maxLength" | "vocabSize" | "memoryBytes" | "sharesPages"> {
@@ -85,7 +88,8 @@ export function parseFromChild(value: unknown): FromChild | null {
 }
 
 function isLoad(value: Fields): boolean {
-  return isNames(value["backends"]) && isObject(value["checkpoint"]) && isId(value["cachePositions"]);
+  const caches = isId(value["cachePositions"]) && (cacheDtypes as readonly unknown[]).includes(value["cacheDtype"]);
+  return caches && isNames(value["backends"]) && isObject(value["checkpoint"]);
 }
 
 function isLoaded(value: Fields): boolean {

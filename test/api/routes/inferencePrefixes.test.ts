@@ -75,6 +75,26 @@ test("a prompt that was read before is not read again, whole or as a beginning, 
   assert.equal(cached({ usage }), next.usage!.prompt_tokens - 1);
 });
 
+test("caches of bfloat16 give nearly the same probabilities, and the same bits whatever was kept", async () => {
+  const half = await startInferenceServer([tiny.checkpoint], { limits: { cacheDtype: "BF16" } });
+  try {
+    const request = { ...settings, prompt: text, temperature: 0 };
+    const answers = [
+      await clientOf(half).completions.create(request),
+      await clientOf(half).completions.create(request),
+    ];
+    assert.deepEqual(said(answers[1]!), said(answers[0]!));
+    assert.ok(cached(answers[1]!)! > 100);
+    const logprobs = [answers[0]!, await reference.completions.create(request)].map(
+      ({ choices }) => choices[0]!.logprobs!.token_logprobs![0]!,
+    ) as [number, number];
+    assert.notEqual(logprobs[0], logprobs[1]);
+    assert.ok(Math.abs(logprobs[0] - logprobs[1]) < 0.01, String(logprobs));
+  } finally {
+    await half.close();
+  }
+});
+
 test("of several prompts each counts what it found, and an echo with log-probabilities finds nothing", async () => {
   const known = `two: ${text}`;
   const tokens = (await client.completions.create({ ...settings, prompt: known })).usage!.prompt_tokens;

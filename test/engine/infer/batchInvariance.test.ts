@@ -56,15 +56,16 @@ const others = ({ promptIds }: GenerateRequest): number[] => promptIds.map((id) 
 const mostSequences = (model: ServedModel): number =>
   (model.takeSteps?.() ?? []).reduce((most, { sequences }) => Math.max(most, sequences), 0);
 
-for (const [name, load, threads, skip] of [
-  ["wasm", () => kernelsFor("wasm", "wasm-simd"), 1, null],
-  ["wasm, three threads", () => kernelsFor("wasm", "wasm-simd"), 3, null],
-  ["native, two threads", () => kernelsFor("wasm", "native"), 2, missing],
+for (const [name, load, threads, cacheDtype, skip] of [
+  ["wasm", () => kernelsFor("wasm", "wasm-simd"), 1, "F32", null],
+  ["wasm, three threads", () => kernelsFor("wasm", "wasm-simd"), 3, "F32", null],
+  ["native, two threads", () => kernelsFor("wasm", "native"), 2, "F32", missing],
+  ["native, caches of bfloat16", () => kernelsFor("wasm", "native"), 2, "BF16", missing],
 ] as const) {
   test(`${name}: a request gets the same bits alone and in any company`, { skip: skip ?? false }, async () => {
     await activateTfjs("wasm");
     const { kernels } = await load();
-    const model = await loadServedModel(wide.checkpoint, kernels, { threads });
+    const model = await loadServedModel(wide.checkpoint, kernels, { threads, cacheDtype });
     const numTensors = tf.memory().numTensors;
     const alone: GenerateEvent[][] = [];
     for (const request of requests) alone.push(await eventsOf(model, request));
@@ -86,7 +87,7 @@ for (const [name, load, threads, skip] of [
     assert.ok(mostTogether > 8, `at most ${mostTogether} sequences were in one step`);
     assert.equal(tf.memory().numTensors, numTensors, "no tensor is left behind");
     model.close();
-    const keeping = await loadServedModel(wide.checkpoint, kernels, { threads, cachePositions: 1500 });
+    const keeping = await loadServedModel(wide.checkpoint, kernels, { threads, cacheDtype, cachePositions: 1500 });
     let cached = 0;
     for (const order of [1, 5, 3]) {
       await Promise.all(

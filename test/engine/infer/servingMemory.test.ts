@@ -4,6 +4,7 @@ import { after, test } from "node:test";
 import { getBackend } from "../../../src/engine/backends/index.ts";
 import { estimateServingMemory, weightBytes } from "../../../src/engine/infer/servingMemory.ts";
 import { evaluationBytes } from "../../../src/engine/jobs/evaluationPlan.ts";
+import type { CacheDtype } from "../../../src/engine/model/cacheDtype.ts";
 import { estimateFootprint } from "../../../src/engine/serving/footprint.ts";
 import type { WorkerBackend } from "../../../src/engine/store/workerTypes.ts";
 import { missingBlas } from "../../helpers/blas.ts";
@@ -53,10 +54,21 @@ test("matrices of bfloat16 count half where they stay in 16 bits, but not those 
 });
 
 test("a footprint counts the weights as its backend keeps them, and more requests fit beside them", () => {
-  const limits = { maxActive: 1000, maxCacheBytes: 2 ** 30, maxMemoryBytes: 194 * 2 ** 20 };
+  const limits = { maxActive: 1000, maxCacheBytes: 2 ** 30, maxMemoryBytes: 194 * 2 ** 20, cacheDtype: "F32" } as const;
   const [kept, widened] = [true, false].map((keepsHalf) => estimateFootprint(half.manifest, limits, keepsHalf));
   assert.ok(kept!.bytes <= limits.maxMemoryBytes && widened!.bytes <= limits.maxMemoryBytes);
   assert.ok(kept!.positions > widened!.positions);
+});
+
+test("a budget of caches holds twice the positions in bfloat16, on backends that keep it", () => {
+  const { maxPositionEmbeddings, numHiddenLayers, numKeyValueHeads, headDim } = half.manifest.config;
+  const contextBytes =
+    2 * 4 * Math.ceil(maxPositionEmbeddings / 64) * 64 * numHiddenLayers * numKeyValueHeads * headDim;
+  const limits = { maxActive: 1000, maxCacheBytes: 3 * contextBytes, maxMemoryBytes: 2 ** 40 };
+  const positions = (cacheDtype: CacheDtype, keepsHalf: boolean): number =>
+    estimateFootprint(half.manifest, { ...limits, cacheDtype }, keepsHalf).positions;
+  assert.equal(positions("BF16", true), 2 * positions("F32", true));
+  assert.equal(positions("BF16", false), positions("F32", false));
 });
 
 test("an evaluation is said to need what the backend that scores it needs", () => {

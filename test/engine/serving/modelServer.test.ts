@@ -49,7 +49,7 @@ async function told(model: Model, gather: boolean): Promise<GenerateEvent[][]> {
     onUnexpected: (error) => assert.fail(String(error)),
     exit: () => undefined,
   });
-  server.receive({ type: "load", backends: null, checkpoint: tiny.checkpoint, cachePositions: 0 });
+  server.receive({ type: "load", backends: null, checkpoint: tiny.checkpoint, cachePositions: 0, cacheDtype: "F32" });
   await loaded.promise;
   const settings = { temperature: 0, topP: 1, seed: 0, stopIds: [], logprobs: null, echo: false };
   const request: GenerateRequest = { promptIds: [1], maxTokens: model.count, ...settings, gather };

@@ -16,8 +16,8 @@ const request = {
 
 test("messages of both ends are taken as they are", () => {
   for (const message of [
-    { type: "load", backends: null, checkpoint: {}, cachePositions: 0 },
-    { type: "load", backends: ["wasm"], checkpoint: {}, cachePositions: 640 },
+    { type: "load", backends: null, checkpoint: {}, cachePositions: 0, cacheDtype: "F32" },
+    { type: "load", backends: ["wasm"], checkpoint: {}, cachePositions: 640, cacheDtype: "BF16" },
     { type: "generate", id: 0, request },
     { type: "cancel", id: 3 },
   ]) {
@@ -52,10 +52,12 @@ test("anything else is no message", () => {
     [],
     {},
     { type: "__proto__" },
-    { type: "load", backends: "wasm", checkpoint: {}, cachePositions: 0 },
-    { type: "load", backends: [1], checkpoint: {}, cachePositions: 0 },
-    { type: "load", backends: null, checkpoint: {} },
-    { type: "load", backends: null, checkpoint: {}, cachePositions: -1 },
+    { type: "load", backends: "wasm", checkpoint: {}, cachePositions: 0, cacheDtype: "F32" },
+    { type: "load", backends: [1], checkpoint: {}, cachePositions: 0, cacheDtype: "F32" },
+    { type: "load", backends: null, checkpoint: {}, cacheDtype: "F32" },
+    { type: "load", backends: null, checkpoint: {}, cachePositions: -1, cacheDtype: "F32" },
+    { type: "load", backends: null, checkpoint: {}, cachePositions: 0 },
+    { type: "load", backends: null, checkpoint: {}, cachePositions: 0, cacheDtype: "F16" },
     { type: "generate", id: -1, request },
     { type: "generate", id: 0, request: null },
     { type: "generate", id: 0, request: { ...request, promptIds: "1" } },
