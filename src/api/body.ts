@@ -38,6 +38,11 @@ export async function readJson(request: Request, limits: BodyLimits, required: b
     const message = `Content-Type: got ${JSON.stringify(type.slice(0, 100))}, want "application/json" in UTF-8`;
     throw new CodedError("unsupported_media_type", message);
   }
+  const encoding = request.headers.get("content-encoding") ?? "identity";
+  if (!/^identity$/i.test(encoding)) {
+    const message = `Content-Encoding: got ${JSON.stringify(encoding.slice(0, 100))}, want none`;
+    throw new CodedError("unsupported_media_type", message);
+  }
   const value = parseJson(bytes);
   checkValue(value, "", 0);
   if (!required && (typeof value !== "object" || value === null || Object.keys(value).length > 0)) {

@@ -10,8 +10,13 @@ const maxShownChars = 80;
 
 /** @returns one finding per wrong place, at most `maxFindings`. */
 export function explain(errors: readonly ErrorObject[]): FieldError[] {
-  const unions = errors.filter(isUnion);
-  const own = errors.filter((error) => !unions.some((union) => union !== error && isBranchOf(error, union)));
+  const unions = errors.filter(isUnion).map((union) => ({ union, branch: branchOfType(union, errors) }));
+  const own = errors.filter((error) =>
+    unions.every(({ union, branch }) => {
+      if (union === error) return branch === null;
+      return !isBranchOf(error, union) || (branch !== null && error.schemaPath.startsWith(branch));
+    }),
+  );
   const findings = own.map((error) => ({ pointer: pointerOf(error), detail: detailOf(error) }));
   const first = new Map(findings.toReversed().map((finding) => [finding.pointer, finding]));
   return findings.filter((finding) => first.get(finding.pointer) === finding).slice(0, maxFindings);
@@ -30,6 +35,22 @@ export function show(value: unknown): string {
 
 function isUnion(error: ErrorObject): boolean {
   return error.keyword === "oneOf" || error.keyword === "anyOf";
+}
+
+/**
+ * @returns where the schema has the one branch of a union that has the type of the value, which then tells what is
+ *   wrong with it (an empty text where a text or a list is wanted); null where there is none, or several
+ */
+function branchOfType(union: ErrorObject, errors: readonly ErrorObject[]): string | null {
+  const branches = (union.parentSchema?.[union.keyword] ?? []) as Record<string, unknown>[];
+  const own = branches.flatMap((branch, index) => (branch["type"] === typeName(union.data) ? [index] : []));
+  const at = `${union.schemaPath}/${own[0]}/`;
+  return own.length === 1 && errors.some((error) => error.schemaPath.startsWith(at)) ? at : null;
+}
+
+function typeName(value: unknown): string {
+  if (value === null) return "null";
+  return Array.isArray(value) ? "array" : typeof value;
 }
 
 function isBranchOf(error: ErrorObject, union: ErrorObject): boolean {

@@ -875,7 +875,8 @@ export interface paths {
         put?: never;
         /**
          * Continue a prompt
-         * @description OpenAI's completions, as far as declared here; a field that would not be honoured is refused. With
+         * @description OpenAI's completions, as far as declared here; a field that would not be honoured is refused, and so is a value
+         *     of one that would not. With
          *     `echo` and `logprobs` the prompt itself is scored, which is what lm-evaluation-harness
          *     (`local-completions`) asks for. With `stream` the answer is server-sent events, ended by `[DONE]`.
          *     A checkpoint without a tokenizer takes token ids; its `text` is empty and its tokens read `token_id:NNN`.
@@ -2200,6 +2201,12 @@ export interface components {
             /** @default false */
             stream: boolean;
             stream_options?: components["schemas"]["StreamOptions"];
+            /** @description 1, as many clients send it. */
+            best_of?: number;
+            /** @description 0, as many clients send it; there are no penalties here. */
+            frequency_penalty?: number;
+            /** @description 0, as many clients send it; there are no penalties here. */
+            presence_penalty?: number;
         };
         /**
          * @description Texts that end the generation; they are not part of the output.
@@ -2314,6 +2321,10 @@ export interface components {
             /** @default false */
             stream: boolean;
             stream_options?: components["schemas"]["StreamOptions"];
+            /** @description 0, as many clients send it; there are no penalties here. */
+            frequency_penalty?: number;
+            /** @description 0, as many clients send it; there are no penalties here. */
+            presence_penalty?: number;
         };
         ChatAlternative: {
             token: string;

@@ -2,7 +2,7 @@
  * The composition root: builds everything that a process needs, once, in order, and takes it apart in the
  * reverse order. The server on PGlite runs jobs itself; on PostgreSQL workers do.
  */
-import { mkdirSync } from "node:fs";
+import { accessSync, constants, mkdirSync } from "node:fs";
 import { CodedError } from "../ops/errors.ts";
 import { blobPath } from "./checkpoint/blobs.ts";
 import { sharedBlobs } from "./jobs/blobCache.ts";
@@ -53,11 +53,10 @@ export async function createServices(settings: Settings, options: ServicesOption
   }
   const log = options.log ?? createLog(settings.logLevel, { role });
   const metrics = createMetrics();
-  for (const folder of [settings.dataDir, settings.blobDir, settings.uploadsDir])
-    mkdirSync(folder, { recursive: true });
+  for (const folder of [settings.dataDir, settings.blobDir, settings.uploadsDir]) makeFolder(folder);
   // the default import root is ours to make; others must exist
   const imports = settings.importRoots.filter((root) => root.startsWith(settings.dataDir));
-  for (const folder of imports) mkdirSync(folder, { recursive: true });
+  for (const folder of imports) makeFolder(folder);
   const stack = new AsyncDisposableStack();
   try {
     const client = await openDatabase({
@@ -102,6 +101,16 @@ export async function createServices(settings: Settings, options: ServicesOption
   } catch (error) {
     await stack.disposeAsync();
     throw error;
+  }
+}
+
+/** @throws invalid_request where the folder cannot be made or written to: then nothing here can work */
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true });
+    accessSync(folder, constants.W_OK | constants.X_OK);
+  } catch (cause) {
+    throw new CodedError("invalid_request", `DATA_DIR: ${folder} is no folder that can be written to`, { cause });
   }
 }
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -50,4 +50,16 @@ test("a wrong setting is named", async () => {
   const server = start({ PORT: "high" });
   assert.equal((await once(server.child, "exit"))[0], 1);
   assert.match(server.output(), /PORT: got "high"/);
+});
+
+test("a data directory that is a file is refused in one sentence, with the reason", async () => {
+  const file = join(dataDir, "file");
+  writeFileSync(file, "");
+  const { child, output } = start({ DATA_DIR: join(file, "data") });
+  const [code] = await once(child, "close");
+  assert.equal(code, 1);
+  assert.match(
+    output(),
+    /^invalid_request: DATA_DIR: .*file\/data is no folder that can be written to\n {2}because: ENOTDIR/,
+  );
 });

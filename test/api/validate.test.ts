@@ -89,9 +89,27 @@ describe("a body", () => {
     );
   });
 
+  test("where one branch of a union has the value's type, that branch says what is wrong", async () => {
+    const stop = (value: unknown) => bodyFields("createCompletion", { model: "m", prompt: "x", stop: value });
+    assert.deepEqual(await stop(""), [{ pointer: "/stop", detail: 'got "", want at least 1 characters' }]);
+    assert.deepEqual(await stop(["a", ""]), [{ pointer: "/stop/1", detail: 'got "", want at least 1 characters' }]);
+    assert.match((await stop(7))[0]?.detail ?? "", /^got 7, want exactly one of null, string, array/);
+    const empty = { name: "n", tokenizer: "bytes", source: { type: "text", text: "" } };
+    assert.deepEqual(await bodyFields("createDataset", empty), [
+      { pointer: "/source/text", detail: 'got "", want at least 1 characters' },
+    ]);
+  });
+
+  test("penalties of 0 and best_of 1, which clients send by default, are taken", () => {
+    const neutral = { model: "m", prompt: "x", frequency_penalty: 0, presence_penalty: 0, best_of: 1 };
+    validator.body(operation("createCompletion"), neutral, 100);
+    const chat = { model: "m", messages: [{ role: "user", content: "x" }], frequency_penalty: 0, presence_penalty: 0 };
+    validator.body(operation("createChatCompletion"), chat, 100);
+  });
+
   test("fields of OpenAI that would not be honoured are refused", async () => {
     for (const field of ["best_of", "logit_bias", "presence_penalty", "suffix", "user"]) {
-      const fields = await bodyFields("createCompletion", { model: "m", prompt: "x", [field]: 1 });
+      const fields = await bodyFields("createCompletion", { model: "m", prompt: "x", [field]: 2 });
       assert.deepEqual(
         fields.map(({ pointer }) => pointer),
         [`/${field}`],
@@ -171,6 +189,9 @@ describe("the bytes of a body", () => {
       "unsupported_media_type",
     );
     assert.equal(await code(send("{}", { "Content-Type": "application/json; charset=utf-8" })), "taken");
+    const json = { "Content-Type": "application/json" };
+    assert.equal(await code(send("{}", { ...json, "Content-Encoding": "gzip" })), "unsupported_media_type");
+    assert.equal(await code(send("{}", { ...json, "Content-Encoding": "identity" })), "taken");
   });
 
   test("that do not arrive in time are given up", async () => {

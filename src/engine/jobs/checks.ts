@@ -12,6 +12,7 @@ import type { Settings } from "../settings.ts";
 import type { EngineStore } from "../store/store.ts";
 import type { CheckpointRow, DatasetRow } from "../store/types.ts";
 import type { WorkerBackend } from "../store/workerTypes.ts";
+import { bytesVocabSize } from "../tokenizer/bytesTokenizer.ts";
 import { assertKnown } from "./backendChoice.ts";
 import { checkEvaluation, evaluationBytes } from "./evaluationPlan.ts";
 import { checkFit, fitBytes, fitDataset } from "./fitPlan.ts";
@@ -91,8 +92,12 @@ async function checkImport(
   if (source.type === "directory") await confineAt(source.path, settings);
   if (source.type === "upload") await findUploads(settings.uploadsDir, source.upload);
   if (source.type !== "random") return { request, checkpoints: [], datasets: [] };
-  await at("/source/config", "invalid_request", () => parseLlamaConfig(source.config));
+  const { vocabSize } = await at("/source/config", "invalid_request", () => parseLlamaConfig(source.config));
   const tokenizer = await checkTokenizer(source.tokenizer, "/source/tokenizer", context);
+  if (tokenizer.choice === "bytes" && vocabSize < bytesVocabSize) {
+    const detail = `is ${vocabSize}; the tokenizer "bytes" has ${bytesVocabSize} tokens, each of which needs a row`;
+    throw pointed("unprocessable", "/source/config/vocab_size", detail);
+  }
   const resolved = { ...source, ...(tokenizer.choice === undefined ? {} : { tokenizer: tokenizer.choice }) };
   return { request: { ...request, source: resolved }, checkpoints: tokenizer.checkpoints, datasets: [] };
 }

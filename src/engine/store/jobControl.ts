@@ -67,5 +67,6 @@ export function createJobControl(db: Database, changes: Changes): Pick<JobWriter
 }
 
 function assertGoing(row: JobRow, wanted: string): void {
-  if (ended.has(row.status)) throw new CodedError("conflict", `${row.id} is ${row.status} already and cannot be ${wanted}`);
+  if (ended.has(row.status))
+    throw new CodedError("conflict", `${row.id} is ${row.status} already and cannot be ${wanted}`);
 }

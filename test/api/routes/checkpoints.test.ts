@@ -187,6 +187,9 @@ describe("checkpoints", () => {
     const gpt = await post({ type: "random", config: { ...tinyConfig, model_type: "gpt2" } });
     assertProblem(gpt, 400, "invalid_request");
     assert.equal(gpt.body.errors[0].pointer, "/source/config/model_type");
+    const narrow = await post({ type: "random", tokenizer: "bytes", config: { ...tinyConfig, vocab_size: 257 } });
+    assertProblem(narrow, 422, "unprocessable");
+    assert.equal(narrow.body.errors[0].pointer, "/source/config/vocab_size");
     const odd = await post({ type: "random", config: { ...tinyConfig, num_attention_heads: 3 } });
     assert.equal(odd.status < 500, true);
     const tar = await post({ type: "tar", path: "x" });
