@@ -1,10 +1,13 @@
 /** The PyTorch that a bench is compared with: a child process that is asked for one measurement at a time. */
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
+import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 const script = fileURLToPath(new URL("../peer/llama_torch.py", import.meta.url));
 const answerTimeoutMs = 600_000;
+/** After an answer its BLAS's threads spin for a while, which would take a processor from the row that is next. */
+const settleMs = 300;
 
 export interface TorchPeer {
   /** PyTorch's version and its BLAS. */
@@ -37,7 +40,11 @@ export async function openTorchPeer(python: string): Promise<TorchPeer | null> {
     return {
       name: `${String(name)} (${String(blas)}; ${attention})`,
       cuda: cuda === true,
-      ask: (request) => ask(request) as Promise<Record<string, number>>,
+      async ask(request) {
+        const answer = (await ask(request)) as Record<string, number>;
+        await pause(settleMs);
+        return answer;
+      },
       close: () => void child.kill(),
     };
   } catch {

@@ -5,12 +5,12 @@
  */
 import { availableParallelism, totalmem } from "node:os";
 import { delimiter, join, resolve } from "node:path";
+import { cacheDtypes } from "../ops/cacheDtype.ts";
+import type { CacheDtype } from "../ops/cacheDtype.ts";
 import { CodedError } from "../ops/errors.ts";
 import type { WebgpuOptions } from "./backends/webgpuDevice.ts";
 import { kernelVariants } from "./kernels/wasm/variants.ts";
 import type { KernelVariant } from "./kernels/wasm/variants.ts";
-import { cacheDtypes } from "./model/cacheDtype.ts";
-import type { CacheDtype } from "./model/cacheDtype.ts";
 import { kernelChoices, logLevels, softwareChoices } from "./settingsTable.ts";
 
 export type LogLevel = "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";

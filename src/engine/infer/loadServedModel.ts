@@ -4,11 +4,11 @@
  * that holds the model closes it.
  */
 import * as tf from "@tensorflow/tfjs";
+import type { CacheDtype } from "../../ops/cacheDtype.ts";
 import { invariant } from "../../ops/errors.ts";
 import type { LlamaConfig } from "../../ops/architectures/llamaConfig.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { Kernels } from "../kernels/kernels.ts";
-import type { CacheDtype } from "../model/cacheDtype.ts";
 import { KvCache } from "../model/kvCache.ts";
 import { logits, stepStates } from "../model/llama.ts";
 import type { Weights } from "../model/llama.ts";

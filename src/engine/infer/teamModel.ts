@@ -5,6 +5,7 @@
 import { once } from "node:events";
 import { MessageChannel, Worker } from "node:worker_threads";
 import type { MessagePort } from "node:worker_threads";
+import type { CacheDtype } from "../../ops/cacheDtype.ts";
 import { CodedError, fromErrorRecord } from "../../ops/errors.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import { expectedTensors } from "../../ops/architectures/llama.ts";
@@ -20,7 +21,6 @@ import type { PanelMatrix } from "../kernels/inference/panels.ts";
 import { SharedHeap } from "../kernels/inference/sharedHeap.ts";
 import { TeamMember, controlWords } from "../kernels/inference/team.ts";
 import type { InferenceKernels } from "../kernels/kernels.ts";
-import type { CacheDtype } from "../model/cacheDtype.ts";
 import type { TeamLlama, TeamThread } from "../model/teamLlama.ts";
 import { fewRows, paneled } from "../model/teamLlama.ts";
 import type { BatchDecoder } from "./decoder.ts";

@@ -6,13 +6,13 @@
  * What is split: products by outputs, attention by sequence and key/value head, the exponentials of logits by blocks of
  * ids, the rest by rows.
  */
+import type { CacheDtype } from "../../ops/cacheDtype.ts";
 import { dtypeBytes } from "../../ops/dtype.ts";
 import type { InferenceFunctions } from "../kernels/inference/module.ts";
 import type { PanelMatrix, PanelProducts, ProductInputs, Rows } from "../kernels/inference/panels.ts";
 import { mostBlasOutputs, mostDirectRows } from "../kernels/inference/panels.ts";
 import type { TeamMember } from "../kernels/inference/team.ts";
 import { mostParts } from "../kernels/inference/team.ts";
-import type { CacheDtype } from "./cacheDtype.ts";
 import { computeBlocks, logitStride } from "./logitPlaces.ts";
 
 export interface TeamLayer {

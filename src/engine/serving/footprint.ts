@@ -5,12 +5,12 @@
  * requests with one prompt share is taken once.
  */
 import { createHash } from "node:crypto";
+import type { CacheDtype } from "../../ops/cacheDtype.ts";
 import { dtypeBytes } from "../../ops/dtype.ts";
 import type { CheckpointManifest } from "../../ops/manifest.ts";
 import type { Reservation } from "../infer/positions.ts";
 import { inSteps, isScored, positionsShared, positionsWanted } from "../infer/positions.ts";
 import type { GenerateRequest } from "../infer/servedModel.ts";
-import type { CacheDtype } from "../model/cacheDtype.ts";
 import { weightBytes } from "../infer/servingMemory.ts";
 
 /** Node with tfjs and its kernels, before any weight. */

@@ -6,11 +6,11 @@
  */
 import { fork } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
+import type { CacheDtype } from "../../ops/cacheDtype.ts";
 import { CodedError, fromErrorRecord } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { StepStats } from "../infer/batcher.ts";
 import type { GenerateEvent, GenerateRequest, ServedModel } from "../infer/servedModel.ts";
-import type { CacheDtype } from "../model/cacheDtype.ts";
 import { computeEnvironment } from "../settings.ts";
 import { createEventQueue } from "./eventQueue.ts";
 import type { EventQueue } from "./eventQueue.ts";

@@ -6,10 +6,10 @@
  * another. Requests on one model run in one continuous batch (`infer/batcher.ts`): `maxActive` at most, and as many as
  * have room in its key/value caches.
  */
+import type { CacheDtype } from "../../ops/cacheDtype.ts";
 import { CodedError } from "../../ops/errors.ts";
 import type { CheckpointManifest, ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
-import type { CacheDtype } from "../model/cacheDtype.ts";
 import { listBackends } from "../backends/index.ts";
 import { estimateFootprint, reservationOf } from "./footprint.ts";
 import type { Footprint } from "./footprint.ts";

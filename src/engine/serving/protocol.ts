@@ -3,13 +3,13 @@
  * arrives: a process that was killed or is of another version must not be able to confuse the server. Errors
  * cross as records (code and public message); token ids and log-probabilities are the only bulk.
  */
+import { cacheDtypes } from "../../ops/cacheDtype.ts";
+import type { CacheDtype } from "../../ops/cacheDtype.ts";
 import { errorCodes } from "../../ops/errors.ts";
 import type { ErrorRecord } from "../../ops/errors.ts";
 import type { ResolvedCheckpoint } from "../../ops/manifest.ts";
 import type { StepStats } from "../infer/batcher.ts";
 import type { GenerateEvent, GenerateRequest, ServedModel } from "../infer/servedModel.ts";
-import { cacheDtypes } from "../model/cacheDtype.ts";
-import type { CacheDtype } from "../model/cacheDtype.ts";
 
 /** Pool to process. `load` comes once, first. */
 export type ToChild =

@@ -4,7 +4,7 @@ import { after, test } from "node:test";
 import { getBackend } from "../../../src/engine/backends/index.ts";
 import { estimateServingMemory, weightBytes } from "../../../src/engine/infer/servingMemory.ts";
 import { evaluationBytes } from "../../../src/engine/jobs/evaluationPlan.ts";
-import type { CacheDtype } from "../../../src/engine/model/cacheDtype.ts";
+import type { CacheDtype } from "../../../src/ops/cacheDtype.ts";
 import { estimateFootprint } from "../../../src/engine/serving/footprint.ts";
 import type { WorkerBackend } from "../../../src/engine/store/workerTypes.ts";
 import { missingBlas } from "../../helpers/blas.ts";

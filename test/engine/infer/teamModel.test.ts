@@ -15,7 +15,7 @@ import { kernelsFor } from "../../../src/engine/kernels/index.ts";
 import type { Kernels } from "../../../src/engine/kernels/kernels.ts";
 import type { KernelVariant } from "../../../src/engine/kernels/wasm/variants.ts";
 import { kernelVariants, variantRuns } from "../../../src/engine/kernels/wasm/variants.ts";
-import type { CacheDtype } from "../../../src/engine/model/cacheDtype.ts";
+import type { CacheDtype } from "../../../src/ops/cacheDtype.ts";
 import { disposeWeights } from "../../../src/engine/model/weights.ts";
 import { expectedTensors } from "../../../src/ops/architectures/llama.ts";
 import type { LlamaConfig } from "../../../src/ops/architectures/llamaConfig.ts";
