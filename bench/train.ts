@@ -3,7 +3,7 @@
  * second of one whole update (forward, backward, clipping, AdamW) by plain tfjs (as its users write it, and as ops
  * arranged to avoid its slow products), each build of the wasm kernels, the native backend in both precisions, and
  * PyTorch where that python has it: all rows in one run, interleaved, medians. Then the product rates of each, and a
- * profile of one step. Plain tfjs takes one sequence instead of a batch; it is that slow.
+ * profile of one step. `--kernels a,b` measures those alone. Plain tfjs takes one sequence instead of a batch; it is that slow.
  */
 import * as tf from "@tensorflow/tfjs";
 import { startGradientThreads } from "../src/engine/backends/gradientThreads.ts";
@@ -12,7 +12,7 @@ import { kernelsFor } from "../src/engine/kernels/index.ts";
 import type { KernelChoice } from "../src/engine/kernels/index.ts";
 import type { Kernels } from "../src/engine/kernels/kernels.ts";
 import { openBlas } from "../src/engine/kernels/native/blas.ts";
-import { withBf16, withBlas } from "../src/engine/kernels/native/createNativeKernels.ts";
+import { openNativeKernels, withBf16, withBlas } from "../src/engine/kernels/native/createNativeKernels.ts";
 import { openOneDnn } from "../src/engine/kernels/native/oneDnn.ts";
 import { kernelsOn, openWasmKernels } from "../src/engine/kernels/wasm/createWasmKernels.ts";
 import type { KernelVariant } from "../src/engine/kernels/wasm/variants.ts";
@@ -44,7 +44,12 @@ interface Engine {
   readonly kernels: Kernels;
 }
 
-const options = optionsOf({ shapes: "s,m", rounds: "5", threads: "1,2", stock: "1", python: "python3" });
+/** As the native rows, without the build for AVX-512. */
+const plainNative: typeof benchedKernels = [
+  ["native, wasm beside", "native", "relaxed256"],
+  ["native bf16, wasm beside", "native-bf16", "relaxed256"],
+];
+const options = optionsOf({ shapes: "s,m", rounds: "5", threads: "1,2", stock: "1", python: "python3", kernels: "" });
 const threadCounts = options["threads"]!.split(",").map(Number);
 const never = new AbortController().signal;
 
@@ -58,7 +63,9 @@ peer?.close();
 
 async function availableEngines(): Promise<Engine[]> {
   const engines: Engine[] = [];
-  for (const [title, choice, variant = null] of benchedKernels.slice(1)) {
+  const wanted = options["kernels"] === "" ? null : options["kernels"]!.split(",");
+  for (const [title, choice, variant = null] of [...benchedKernels.slice(1), ...plainNative]) {
+    if (wanted && !wanted.includes(title)) continue;
     try {
       engines.push({ title, choice, variant, kernels: (await kernelsFor("wasm", choice, variant)).kernels });
     } catch (error) {
@@ -124,7 +131,9 @@ async function measure(name: string, shape: Shape): Promise<void> {
   }
   await report(name, rows);
   for (const row of rows) await row.close();
-  for (const { choice } of engines.slice(-2)) await profileStep(name, shape, choice, weights, optimizer, active);
+  for (const engine of engines.filter(({ choice }) => choice.startsWith("native"))) {
+    await profileStep(name, shape, engine, weights, optimizer, active);
+  }
   optimizer.dispose();
   tf.dispose([...weights.values()]);
 }
@@ -213,12 +222,12 @@ function secondsOf(run: () => void): number {
 async function profileStep(
   name: string,
   shape: Shape,
-  choice: KernelChoice,
+  { title, choice, variant }: Engine,
   weights: Map<string, tf.Variable>,
   optimizer: AdamW,
   active: { kernels: Kernels },
 ): Promise<void> {
-  const wasm = await openWasmKernels();
+  const wasm = await (choice.startsWith("native") ? openNativeKernels : openWasmKernels)(variant ? { variant } : {});
   const products = {
     native: openBlas,
     "native-bf16": openOneDnn,
@@ -248,7 +257,7 @@ async function profileStep(
   await step();
   const seconds = (performance.now() - start) / 1000;
   profile.print(
-    `profile of one step of ${name}, ${blas?.name ?? choice}`,
+    `profile of one step of ${name}, ${title}, ${blas?.name ?? choice}`,
     seconds,
     (2 * 1024 ** 3) / peak / 1e9,
     (4 * 2 ** 26) / Math.min(...sums) / 1e9,

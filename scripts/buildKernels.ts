@@ -1,8 +1,8 @@
 /**
  * Compiles the C kernels of `src/engine/kernels/wasm/c` to the committed `kernels.simd128.wasm` and
- * its relaxed siblings, those of `src/engine/kernels/inference/c` to `inference.*.wasm` and, for the machine itself, to
- * the shared library `inference.avx512.so`, and those of `src/engine/growth/c` to `rows.wasm`:
- * `node scripts/buildKernels.ts`. Needed only after a change of the C sources;
+ * its relaxed siblings, those of `src/engine/kernels/inference/c` to `inference.*.wasm`, both for the machine itself to
+ * the shared libraries `training.avx512.so` and `inference.avx512.so`, and those of `src/engine/growth/c` to
+ * `rows.wasm`: `node scripts/buildKernels.ts`. Needed only after a change of the C sources;
  * wants clang 19.1.7 and its linker (Debian 12: `apt-get install clang-19 lld-19 libclang-common-19-dev`), because another
  * compiler may give other bytes and a test holds the committed files to the sources.
  *
@@ -12,7 +12,7 @@
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const kernelFolder = fileURLToPath(new URL("../src/engine/kernels/wasm/", import.meta.url));
@@ -48,10 +48,13 @@ export const inferenceBuilds = {
 } as const satisfies Record<string, readonly string[]>;
 
 /**
- * The one for processors with AVX-512: x86-64-v4 of the psABI for x86-64. Of C's library it wants memcpy and memset,
+ * Those for processors with AVX-512: x86-64-v4 of the psABI for x86-64. Of C's library it wants memcpy and memset,
  * which the process has, whichever library that is. The header in `machine/` stands in for WebAssembly's intrinsics.
  */
-export const machineBuild = "inference.avx512.so";
+export const machineBuilds = {
+  "native/training.avx512.so": kernelFolder,
+  "inference/inference.avx512.so": inferenceFolder,
+} as const satisfies Record<string, string>;
 const machineFlags = [
   ...[
     "--target=x86_64-unknown-linux-gnu",
@@ -88,9 +91,9 @@ export function compileInference(name: keyof typeof inferenceBuilds): Buffer {
   return compileWasm(inferenceFolder, name, [...sharedFlags, ...inferenceBuilds[name]]);
 }
 
-/** @returns the bytes of the kernels of inference for AVX-512, compiled from the sources as they are now. */
-export function compileMachine(): Buffer {
-  return compile(inferenceFolder, machineBuild, machineFlags, ["../../machine/address.c"]);
+/** @returns the bytes of one build for AVX-512, compiled from the sources as they are now. */
+export function compileMachine(name: keyof typeof machineBuilds): Buffer {
+  return compile(machineBuilds[name], basename(name), machineFlags, ["../../machine/address.c"]);
 }
 
 /** @returns the bytes of the kernel that builds rows of grown matrices, compiled from its source as it is now. */
@@ -150,6 +153,8 @@ if (import.meta.main) {
   for (const name of Object.keys(inferenceBuilds) as (keyof typeof inferenceBuilds)[]) {
     write(join(inferenceFolder, name), compileInference(name));
   }
-  write(join(inferenceFolder, machineBuild), compileMachine());
+  for (const name of Object.keys(machineBuilds) as (keyof typeof machineBuilds)[]) {
+    write(join(kernelFolder, "..", name), compileMachine(name));
+  }
   write(join(growthFolder, rowKernelName), compileRowKernel());
 }

@@ -2,12 +2,14 @@
  * The backend `native`: as `wasm`, with the matrix products done by a BLAS of the machine, several times as fast. It
  * is preferred where the library is there; where it is not, the probe says where it can be had and nothing else is
  * missed. With oneDNN and a processor that multiplies bfloat16 it trains with precision bf16 too; on one with AVX-512
- * generation and scoring have kernels built for it.
+ * training, generation and scoring have kernels built for it.
  */
 import type { Backend, BackendOptions, BackendProbe } from "./backend.ts";
 import { loadAvx512 } from "../kernels/inference/avx512.ts";
+import { loadAvx512 as loadTraining } from "../kernels/native/avx512.ts";
 import { openBlas } from "../kernels/native/blas.ts";
 import { openOneDnn } from "../kernels/native/oneDnn.ts";
+import type { KernelVariant } from "../kernels/wasm/variants.ts";
 import { createTfjsBackend } from "./tfjsBackend.ts";
 import { wasmMemoryBytes, wasmProbe } from "./wasm.ts";
 
@@ -36,12 +38,30 @@ function nativeProbe(options: BackendOptions): Backend["probe"] {
       const blas = await openBlas(new WebAssembly.Memory({ initial: 1 }));
       const { features, refusal } = await probeBf16();
       const inference = await probeInference(wasm.features["kernels"]);
-      const own = { blas: blas.name, ...inference, ...features };
+      const training = await probeTraining(wasm.features["kernels"], options.variant ?? null);
+      const own = { blas: blas.name, ...training, ...inference, ...features };
       return { ...wasm, features: { ...wasm.features, ...own }, precisions: { bf16: refusal } };
     } catch (error) {
       return { ...wasm, available: false, reason: messageOf(error), features: {} };
     }
   };
+}
+
+/** What a training computes beside its products by. @param kernels name of the wasm kernels */
+async function probeTraining(
+  kernels: BackendProbe["features"][string] = "",
+  wanted: KernelVariant | null,
+): Promise<BackendProbe["features"]> {
+  if (wanted !== null) return { training: kernels, training_reason: `COMPUTE_KERNELS asks for ${wanted}` };
+  if (kernels !== "wasm-relaxed256") {
+    return { training: kernels, training_reason: `kernels for AVX-512 go with wasm-relaxed256, not ${kernels}` };
+  }
+  try {
+    await loadTraining(new WebAssembly.Memory({ initial: 1 }));
+    return { training: "avx512" };
+  } catch (error) {
+    return { training: kernels, training_reason: messageOf(error) };
+  }
 }
 
 /** What generation and scoring are computed by. @param kernels name of the wasm kernels */

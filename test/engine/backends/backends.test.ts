@@ -93,15 +93,24 @@ test("wasm finds its binaries from any working directory", () => {
 });
 
 test(
-  "native names the kernels of generation and scoring, or says why not the fastest",
+  "native names the kernels of training, of generation and scoring, or says why not the fastest",
   { skip: missing ?? false },
   async () => {
-    const features = async (variant: KernelVariant) => (await getBackend("native", { variant }).probe()).features;
+    const features = async (variant?: KernelVariant) =>
+      (await getBackend("native", variant ? { variant } : {}).probe()).features;
     const narrow = await features("relaxed");
     assert.equal(narrow["inference"], "wasm-relaxed");
     assert.match(String(narrow["inference_reason"]), /go with wasm-relaxed256, not wasm-relaxed/);
-    const wide = await features("relaxed256");
+    assert.equal(narrow["training"], "wasm-relaxed");
+    assert.equal(narrow["training_reason"], "COMPUTE_KERNELS asks for relaxed");
     const lacking = missingAvx512();
+    const free = await features();
+    if (free["kernels"] === "wasm-relaxed256") {
+      assert.equal(free["training"], lacking === null ? "avx512" : "wasm-relaxed256");
+      assert.equal(free["training_reason"], lacking === null ? undefined : `kernels for AVX-512: ${lacking}`);
+    }
+    const wide = await features("relaxed256");
+    assert.equal(wide["training"], "wasm-relaxed256");
     assert.equal(wide["inference"], lacking === null ? "avx512" : "wasm-relaxed256");
     assert.equal(wide["inference_reason"], lacking === null ? undefined : `kernels for AVX-512: ${lacking}`);
   },

@@ -13,7 +13,7 @@ import {
   compileMachine,
   inferenceBuilds,
   kernelBuilds,
-  machineBuild,
+  machineBuilds,
   missingCompiler,
 } from "../../../scripts/buildKernels.ts";
 
@@ -28,7 +28,7 @@ const builds = [
   ...Object.keys(inferenceBuilds).map((name): Build => {
     return [`inference/${name}`, () => compileInference(name as keyof typeof inferenceBuilds)];
   }),
-  [`inference/${machineBuild}`, compileMachine] satisfies Build,
+  ...Object.keys(machineBuilds).map((path): Build => [path, () => compileMachine(path as keyof typeof machineBuilds)]),
 ];
 for (const [path, compile] of builds) {
   test(`${path}: compiling the sources gives the committed bytes`, { skip: missing ?? false }, async () => {

@@ -1,16 +1,20 @@
 /**
  * The kernels of the `native` backend: those of `wasm`, on the same heap, with the matrix products of `linear` and of
- * `crossEntropy`'s head done by a BLAS of the machine. These are nine tenths of a training's arithmetic.
+ * `crossEntropy`'s head done by a BLAS of the machine. These are nine tenths of a training's arithmetic. On processors
+ * with AVX-512 what else costs the time is done by a build for them, with the bytes of the wasm kernels.
  *
  * Same shapes and inputs, same bytes, on one machine with one library; another processor or release may round
  * otherwise. Without a gradient a row has the numbers of the wasm kernels, alone and among others: native/linear.ts.
  */
+import { CodedError } from "../../../ops/errors.ts";
 import type { Kernels } from "../kernels.ts";
 import { KernelHeap } from "../wasm/heap.ts";
-import { openWasmKernels } from "../wasm/createWasmKernels.ts";
+import { kernelsOn, openWasmKernels } from "../wasm/createWasmKernels.ts";
 import type { WasmKernelOptions, WasmKernels } from "../wasm/createWasmKernels.ts";
 import { makeCrossEntropy } from "../wasm/crossEntropy.ts";
 import { makeLinear, wasmProducts } from "../wasm/linear.ts";
+import type { MachineFunctions } from "./avx512.ts";
+import { loadAvx512 } from "./avx512.ts";
 import { bf16Linear, roundingBlas } from "./bf16.ts";
 import { openBlas } from "./blas.ts";
 import type { Blas } from "./blas.ts";
@@ -18,6 +22,7 @@ import { blasCrossEntropy } from "./crossEntropy.ts";
 import { blasProducts } from "./linear.ts";
 import { openOneDnn } from "./oneDnn.ts";
 import type { Bf16Products } from "./oneDnn.ts";
+import { givesSameBytes } from "./trial.ts";
 
 /**
  * Wants the `wasm` backend of tfjs to be set up.
@@ -25,7 +30,7 @@ import type { Bf16Products } from "./oneDnn.ts";
  * @throws backend_unavailable when there is no BLAS, koffi or WebAssembly SIMD
  */
 export async function createNativeKernels(options: WasmKernelOptions = {}): Promise<Kernels> {
-  const wasm = await openWasmKernels(options);
+  const wasm = await openNativeKernels(options);
   return withBlas(wasm, await openBlas(wasm.heap.memory));
 }
 
@@ -35,8 +40,33 @@ export async function createNativeKernels(options: WasmKernelOptions = {}): Prom
  * @throws backend_unavailable when there is no oneDNN, koffi, WebAssembly SIMD, or no bfloat16 in the processor
  */
 export async function createBf16Kernels(options: WasmKernelOptions = {}): Promise<Kernels> {
-  const wasm = await openWasmKernels(options);
+  const wasm = await openNativeKernels(options);
   return withBf16(wasm, await openOneDnn(wasm.heap.memory));
+}
+
+/**
+ * The wasm kernels, with the build for AVX-512 in place of what it has, where it runs and gives the same bytes. Whoever
+ * insists on a build of the wasm kernels gets that. The name is the same for either, since the bytes are.
+ * @throws backend_unavailable as `openWasmKernels`
+ */
+export async function openNativeKernels(options: WasmKernelOptions = {}): Promise<WasmKernels> {
+  const wasm = await openWasmKernels(options);
+  const { kernels, heap, functions } = wasm;
+  if (options.variant !== undefined || kernels.inference?.variant !== "relaxed256") return wasm;
+  const own = await loadIfThere(heap.memory);
+  if (own === null || !givesSameBytes(heap, own, functions)) return wasm;
+  const all = { ...functions, ...own };
+  return { heap, functions: all, kernels: { ...kernels, ...kernelsOn(heap, all, kernels.name) } };
+}
+
+/** @returns null where the kernels for AVX-512 do not load: then there are others. */
+async function loadIfThere(memory: WebAssembly.Memory): Promise<MachineFunctions | null> {
+  try {
+    return await loadAvx512(memory);
+  } catch (error) {
+    if (error instanceof CodedError && error.code === "backend_unavailable") return null;
+    throw error;
+  }
 }
 
 /** @returns the wasm kernels with their products replaced by those of `blas`. */

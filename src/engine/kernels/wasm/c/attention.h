@@ -5,8 +5,8 @@
  * Online softmax: Milakov & Gimelshein 2018; blocks: FlashAttention (Dao et al. 2022), with the keys outermost.
  */
 #pragma once
-#include "mathf.h"
-#include "tile.h"
+#include "blocks.h"
+#include "wide.h"
 
 #define KEYS 64 /* at least QUERIES */
 #define QUERIES 32
@@ -16,7 +16,6 @@ typedef struct {
   int b, t, s, n, k, h, offset;
 } Shape;
 
-INLINE int roundUp(int x, int to) { return (x + to - 1) / to * to; }
 INLINE int queryAt(Shape z, int b, int t, int n) { return ((b * z.t + t) * z.n + n) * z.h; }
 INLINE int keyAt(Shape z, int b, int s, int k) { return ((b * z.s + s) * z.k + k) * z.h; }
 INLINE float scaleOf(Shape z) { return 1.0f / __builtin_sqrtf((float)z.h); }
@@ -27,6 +26,21 @@ INLINE float scaleOf(Shape z) { return 1.0f / __builtin_sqrtf((float)z.h); }
  * any weight yet) is not subtracted, or it would make NaN of nothing.
  */
 INLINE void softmaxStep(Exp e, float *p, int count, float scale, float *max, float *sum, float *out, int h) {
+#ifdef __AVX512F__
+  Wide s[KEYS / LANES], top = splatWide(NEG_INFINITY);
+  for (int v = 0, j = 0; v < KEYS / LANES && j < count; v++, j += LANES) {
+    s[v] = mulWide(loadWide(p + j, count - j), splatWide(scale));
+    top = maxWide(top, s[v], count - j);
+  }
+  float before = *max, now = mostWide(maxWide(top, splatWide(before), LANES));
+  float shift = now == NEG_INFINITY ? 0.0f : now, decay = expScalar(e, before - shift);
+  v128_t total = SPLAT(0.0f);
+  for (int v = 0, j = 0; v < KEYS / LANES && j < count; v++, j += LANES) {
+    Wide w = keepWide(expOf(e, subWide(s[v], splatWide(shift))), count - j);
+    storeWide(p + j, w, count - j);
+    total = addFours(total, w);
+  }
+#else
   v128_t factor = SPLAT(scale), none = SPLAT(NEG_INFINITY), top = none;
   int whole = count & ~3, rest = count & 3;
   for (int j = 0; j < whole; j += 4) {
@@ -42,14 +56,7 @@ INLINE void softmaxStep(Exp e, float *p, int count, float scale, float *max, flo
   float before = *max, now = maxLanes(MAX(top, SPLAT(before)));
   float shift = now == NEG_INFINITY ? 0.0f : now, decay = expScalar(e, before - shift);
   v128_t total = SPLAT(0.0f), minus = SPLAT(shift);
-  int j = 0;
-#ifdef __AVX512F__
-  for (; j + 16 <= whole; j += 16) {
-    _mm512_storeu_ps(p + j, expWide(_mm512_sub_ps(_mm512_loadu_ps(p + j), _mm512_set1_ps(shift))));
-    for (int part = 0; part < 16; part += 4) total = ADD(total, load(p + j + part));
-  }
-#endif
-  for (; j < whole; j += 4) {
+  for (int j = 0; j < whole; j += 4) {
     v128_t w = expF32(e, SUB(load(p + j), minus));
     store(p + j, w);
     total = ADD(total, w);
@@ -59,23 +66,24 @@ INLINE void softmaxStep(Exp e, float *p, int count, float scale, float *max, flo
     storePart(p + whole, w, rest);
     total = ADD(total, w);
   }
+#endif
   *max = now;
   *sum = *sum * decay + sumLanes(total);
   /* Nothing to shrink, or nothing there yet. */
   if (decay == 1.0f || before == NEG_INFINITY) return;
-  v128_t shrink = SPLAT(decay);
-  for (int i = 0; i < h; i += 4) {
-    int n = minInt(h - i, 4);
-    storePart(out + i, MUL(loadPart(out + i, n), shrink), n);
+  Wide shrink = splatWide(decay);
+  for (int i = 0; i < h; i += LANES) {
+    int n = minInt(h - i, LANES);
+    storeWide(out + i, mulWide(loadWide(out + i, n), shrink), n);
   }
 }
 
 /* After the last key: the outputs are divided by the sum; returns log(sum of exp(score)). */
 INLINE float softmaxEnd(float max, float sum, float *out, int h) {
-  v128_t divisor = SPLAT(sum);
-  for (int i = 0; i < h; i += 4) {
-    int n = minInt(h - i, 4);
-    storePart(out + i, DIV(loadPart(out + i, n), divisor), n);
+  Wide divisor = splatWide(sum);
+  for (int i = 0; i < h; i += LANES) {
+    int n = minInt(h - i, LANES);
+    storeWide(out + i, divWide(loadWide(out + i, n), divisor), n);
   }
   return max + logScalar(sum);
 }

@@ -5,16 +5,20 @@
  * Blocks of keys ascend; within one, query heads and then tiles of queries ascend: all sums in a fixed order.
  */
 #include "attention.h"
-#include "pack.h"
 
 typedef struct {
-  float *keys, *values, *keysAcross;                   /* the block of keys, packed */
-  float *queries, *grads, *queriesAcross, *gradsAcross; /* the tile of queries, packed */
+  float *keys, *values, *keysAcross;                   /* room for operands: the block of keys */
+  float *queries, *grads, *queriesAcross, *gradsAcross; /* the tile of queries */
   float *weights, *scores, *left, *spare, *delta;
 } Scratch;
 
+/* The block of keys, made ready. */
+typedef struct {
+  Right keys, values, keysAcross;
+} Block;
+
 EXPORT(attention_backward_scratch_floats) int attentionBackwardScratchFloats(int t, int n, int k, int h) {
-  return 4 * KEYS * h + 3 * KEYS * roundUp(h, NR) + 3 * QUERIES * KEYS + MR * NR + n / k * t;
+  return 2 * KEYS * h + 2 * leftFloats(KEYS, h) + 3 * KEYS * roundUp(h, NR) + 3 * QUERIES * KEYS + MR * NR + n / k * t;
 }
 
 static Scratch divide(float *at, Shape z) {
@@ -22,8 +26,8 @@ static Scratch divide(float *at, Shape z) {
   Scratch x;
   x.keys = at, at += rows;
   x.values = at, at += rows;
-  x.queries = at, at += rows;
-  x.grads = at, at += rows;
+  x.queries = at, at += leftFloats(KEYS, z.h);
+  x.grads = at, at += leftFloats(KEYS, z.h);
   x.keysAcross = at, at += columns;
   x.queriesAcross = at, at += columns;
   x.gradsAcross = at, at += columns;
@@ -44,13 +48,13 @@ static float dot(const float *a, const float *b, int n) {
 /* weights: raw scores in, P out. scores: dO V^T in, dS out. Both zero beyond the row's own keys. */
 INLINE void differentiateRow(
     Exp e, float *weights, float *scores, int own, int width, float scale, float lse, float delta) {
-  v128_t factor = SPLAT(scale), shift = SPLAT(lse), mean = SPLAT(delta);
-  for (int j = 0; j < width; j += 4) {
-    v128_t seen = laneMask(own - j);
-    v128_t p = wasm_v128_and(expF32(e, SUB(MUL(load(weights + j), factor), shift)), seen);
-    v128_t ds = MUL(MUL(p, SUB(load(scores + j), mean)), factor);
-    store(weights + j, p);
-    store(scores + j, wasm_v128_and(ds, seen));
+  Wide factor = splatWide(scale), shift = splatWide(lse), mean = splatWide(delta);
+  for (int j = 0; j < width; j += LANES) {
+    Wide raw = loadWide(weights + j, LANES), grad = loadWide(scores + j, LANES);
+    Wide p = keepWide(expOf(e, subWide(mulWide(raw, factor), shift)), own - j);
+    Wide ds = mulWide(mulWide(p, subWide(grad, mean)), factor);
+    storeWide(weights + j, p, LANES);
+    storeWide(scores + j, keepWide(ds, own - j), LANES);
   }
 }
 
@@ -59,27 +63,27 @@ typedef struct {
   float *dq, *dk, *dv;
 } Tile;
 
-/* Queries t0 .. t0 + m of one head against the packed block of keys j0 .. j0 + kb. */
-static void meet(Scratch x, Shape z, Tile p, int t0, int m, int j0, int kb) {
+/* Queries t0 .. t0 + m of one head against the block of keys j0 .. j0 + kb. */
+static void meet(Scratch x, Shape z, Block block, Tile p, int t0, int m, int j0, int kb) {
   int ldq = z.n * z.h, ldkv = z.k * z.h, first = z.offset + t0 - j0 + 1;
   int width = minInt(kb, first + m - 1);
-  packBlock(x.queries, p.q, ldq, 1, m, z.h, MR);
-  packBlock(x.grads, p.dOut, ldq, 1, m, z.h, MR);
-  packBlock(x.queriesAcross, p.q, ldq, 0, z.h, m, NR);
-  packBlock(x.gradsAcross, p.dOut, ldq, 0, z.h, m, NR);
-  tiles(x.queries, x.keys, z.h, m, width, z.h, x.weights, KEYS, STORE, x.spare);
-  tiles(x.grads, x.values, z.h, m, width, z.h, x.scores, KEYS, STORE, x.spare);
+  Left queries = leftAlong(x.queries, p.q, ldq, m, z.h);
+  Left grads = leftAlong(x.grads, p.dOut, ldq, m, z.h);
+  Right queriesAcross = rightAcross(x.queriesAcross, p.q, ldq, z.h, m);
+  Right gradsAcross = rightAcross(x.gradsAcross, p.dOut, ldq, z.h, m);
+  product(queries, block.keys, m, width, z.h, x.weights, KEYS, STORE, x.spare);
+  product(grads, block.values, m, width, z.h, x.scores, KEYS, STORE, x.spare);
   Exp e = makeExp();
   for (int i = 0; i < m; i++) {
     int own = minInt(first + i, kb);
     differentiateRow(e, x.weights + i * KEYS, x.scores + i * KEYS, own, width, scaleOf(z), p.lse[i], p.delta[i]);
   }
-  packBlock(x.left, x.weights, KEYS, 0, width, m, MR);
-  tiles(x.left, x.gradsAcross, m, width, z.h, m, p.dv, ldkv, ADD_TO, x.spare);
-  packBlock(x.left, x.scores, KEYS, 0, width, m, MR);
-  tiles(x.left, x.queriesAcross, m, width, z.h, m, p.dk, ldkv, ADD_TO, x.spare);
-  packBlock(x.left, x.scores, KEYS, 1, m, width, MR);
-  tiles(x.left, x.keysAcross, kb, m, z.h, width, p.dq, ldq, ADD_TO, x.spare);
+  Left turned = leftAcross(x.left, x.weights, KEYS, width, m);
+  product(turned, gradsAcross, width, z.h, m, p.dv, ldkv, ADD_TO, x.spare);
+  turned = leftAcross(x.left, x.scores, KEYS, width, m);
+  product(turned, queriesAcross, width, z.h, m, p.dk, ldkv, ADD_TO, x.spare);
+  Left scores = leftAlongScores(x.left, x.scores, KEYS, m, width);
+  product(scores, block.keysAcross, m, z.h, width, p.dq, ldq, ADD_TO, x.spare);
 }
 
 EXPORT(attention_backward)
@@ -97,16 +101,17 @@ void attentionBackward(int b, int t, int n, int k, int h, const float *q, const 
       x.delta[row] = dot(out + at, dOut + at, h);
     }
     for (int j0 = 0; j0 < t; j0 += KEYS) {
-      int kb = minInt(t - j0, KEYS), block = keyAt(z, i, j0, kv);
-      packBlock(x.keys, keys + block, ldkv, 1, kb, h, NR);
-      packBlock(x.values, values + block, ldkv, 1, kb, h, NR);
-      packBlock(x.keysAcross, keys + block, ldkv, 0, h, kb, NR);
+      int kb = minInt(t - j0, KEYS), first = keyAt(z, i, j0, kv);
+      Block block;
+      block.keys = rightAlong(x.keys, keys + first, ldkv, kb, h);
+      block.values = rightAlong(x.values, values + first, ldkv, kb, h);
+      block.keysAcross = rightAcross(x.keysAcross, keys + first, ldkv, h, kb);
       for (int g = 0; g < heads; g++) {
         for (int t0 = j0; t0 < t; t0 += QUERIES) {
           int head = kv * heads + g, at = queryAt(z, i, t0, head);
           Tile p = {q + at,  dOut + at,  lse + (i * n + head) * t + t0, x.delta + g * t + t0,
-                    dq + at, dk + block, dv + block};
-          meet(x, z, p, t0, minInt(t - t0, QUERIES), j0, kb);
+                    dq + at, dk + first, dv + first};
+          meet(x, z, block, p, t0, minInt(t - t0, QUERIES), j0, kb);
         }
       }
     }

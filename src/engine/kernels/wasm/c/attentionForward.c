@@ -1,10 +1,8 @@
 /*
- * causalAttention, forward, for many queries: for each block of keys, packed once for all query heads that share
+ * causalAttention, forward, for many queries: for each block of keys, made ready once for all query heads that share
  * them, tiles of queries take a step of the running softmax. Nothing larger than QUERIES x KEYS is kept.
  */
 #include "attention.h"
-#include "direct.h"
-#include "pack.h"
 
 typedef struct {
   float *keys, *values, *queries, *scores, *panel, *spare, *max, *sum;
@@ -13,13 +11,13 @@ typedef struct {
 /* Floats of scratch for the forward kernels. */
 EXPORT(attention_forward_scratch_floats) int attentionForwardScratchFloats(int t, int n, int k, int h) {
   int group = n / k;
-  return 2 * KEYS * h + KEYS * roundUp(h, NR) + QUERIES * KEYS + MR * KEYS + MR * NR + 2 * group * t + group * KEYS;
+  return leftFloats(2 * KEYS, h) + KEYS * roundUp(h, NR) + QUERIES * KEYS + MR * KEYS + MR * NR + 2 * group * t + group * KEYS;
 }
 
 static Scratch divide(float *at, Shape z) {
   Scratch x;
   x.keys = at, at += KEYS * z.h;
-  x.queries = at, at += QUERIES * z.h;
+  x.queries = at, at += leftFloats(QUERIES, z.h);
   x.values = at, at += KEYS * roundUp(z.h, NR);
   x.scores = at, at += QUERIES * KEYS;
   x.panel = at, at += MR * KEYS;
@@ -30,37 +28,38 @@ static Scratch divide(float *at, Shape z) {
 }
 
 /*
- * out[i] += sum over the row's own keys of weight * value, for `m` rows of one panel; row i sees first + i of the
+ * out[i] += sum over the row's own keys of weight * value, for `m` rows of one tile; row i sees first + i of the
  * block's keys. What all rows see is done as a tile, the few keys more of the later rows one row at a time: no
  * row ever multiplies a value it may not see, were it NaN.
  */
-static void weigh(Scratch x, const float *weights, int m, int first, int kb, const float *v, int ldv, float *out,
-                  int ldo, int h) {
+static void weigh(Scratch x, Right values, const float *weights, int m, int first, int kb, const float *v, int ldv,
+                  float *out, int ldo, int h) {
   int common = minInt(first < 0 ? 0 : first, kb);
   if (common > 0) {
-    packRows(x.panel, weights, KEYS, m, common, MR);
-    tiles(x.panel, x.values, kb, m, h, common, out, ldo, CONTINUE, x.spare);
+    Left left = leftTile(x.panel, weights, KEYS, m, common);
+    product(left, values, m, h, common, out, ldo, CONTINUE, x.spare);
   }
   for (int i = 1; i < m; i++) {
     int own = minInt(first + i, kb);
     if (own <= common) continue;
-    directColumns(1, h, own - common, weights + i * KEYS + common, KEYS, v + common * ldv, ldv, out + i * ldo, ldo);
+    rowOnto(h, own - common, weights + i * KEYS + common, v + common * ldv, ldv, out + i * ldo);
   }
 }
 
-/* Queries t0 .. t0 + m of one head against the packed block of keys j0 .. j0 + kb. */
-static void meet(Scratch x, Shape z, const float *q, const float *v, float *out, int t0, int m, int j0, int kb,
-                 float *max, float *sum) {
+/* Queries t0 .. t0 + m of one head against the block of keys j0 .. j0 + kb. */
+static void meet(Scratch x, Shape z, Right keys, Right values, const float *q, const float *v, float *out, int t0,
+                 int m, int j0, int kb, float *max, float *sum) {
   int ldq = z.n * z.h, first = z.offset + t0 - j0 + 1;
-  packBlock(x.queries, q, ldq, 1, m, z.h, MR);
-  tiles(x.queries, x.keys, z.h, m, minInt(kb, first + m - 1), z.h, x.scores, KEYS, STORE, x.spare);
+  Left queries = leftAlong(x.queries, q, ldq, m, z.h);
+  product(queries, keys, m, minInt(kb, first + m - 1), z.h, x.scores, KEYS, STORE, x.spare);
   Exp e = makeExp();
   for (int i = 0; i < m; i++) {
     int own = minInt(first + i, kb);
     softmaxStep(e, x.scores + i * KEYS, own, scaleOf(z), max + t0 + i, sum + t0 + i, out + i * ldq, z.h);
   }
-  for (int i = 0; i < m; i += MR) {
-    weigh(x, x.scores + i * KEYS, minInt(m - i, MR), first + i, kb, v, z.k * z.h, out + i * ldq, ldq, z.h);
+  for (int i = 0; i < m; i += LEFT_ROWS) {
+    int rows = minInt(m - i, LEFT_ROWS);
+    weigh(x, values, x.scores + i * KEYS, rows, first + i, kb, v, z.k * z.h, out + i * ldq, ldq, z.h);
   }
 }
 
@@ -72,12 +71,11 @@ static void group(Scratch x, Shape z, int b, int kv, const float *q, const float
   for (int j0 = 0; j0 < z.offset + z.t; j0 += KEYS) {
     int kb = minInt(z.offset + z.t - j0, KEYS), start = j0 > z.offset ? j0 - z.offset : 0;
     const float *kBlock = k + keyAt(z, b, j0, kv), *vBlock = v + keyAt(z, b, j0, kv);
-    packBlock(x.keys, kBlock, ldkv, 1, kb, z.h, NR);
-    packBlock(x.values, vBlock, ldkv, 0, z.h, kb, NR);
+    Right keys = rightAlong(x.keys, kBlock, ldkv, kb, z.h), values = rightAcross(x.values, vBlock, ldkv, z.h, kb);
     for (int g = 0; g < heads; g++) {
       for (int t0 = start; t0 < z.t; t0 += QUERIES) {
         int at = queryAt(z, b, t0, kv * heads + g), m = minInt(z.t - t0, QUERIES);
-        meet(x, z, q + at, vBlock, out + at, t0, m, j0, kb, x.max + g * z.t, x.sum + g * z.t);
+        meet(x, z, keys, values, q + at, vBlock, out + at, t0, m, j0, kb, x.max + g * z.t, x.sum + g * z.t);
       }
     }
   }

@@ -5,7 +5,7 @@
  * and a row's loss on its row alone; losses are added in float64 in ascending order of rows.
  */
 #include "gemm.h"
-#include "mathf.h"
+#include "wide.h"
 
 /* A chunk holds at most this many logits, between MIN_ROWS and MAX_ROWS rows. */
 #define CHUNK_LOGITS (8 << 20)
@@ -24,32 +24,32 @@ EXPORT(cross_entropy_scratch_floats) int crossEntropyScratchFloats(int r, int v)
 }
 
 static float rowMax(const float *logits, int v) {
-  v128_t none = SPLAT(NEG_INFINITY), top = none;
-  for (int i = 0; i < v; i += 4) {
-    int n = minInt(v - i, 4);
-    top = MAX(top, wasm_v128_bitselect(loadPart(logits + i, n), none, laneMask(n)));
+  Wide top = splatWide(NEG_INFINITY);
+  for (int i = 0; i < v; i += LANES) {
+    int n = minInt(v - i, LANES);
+    top = maxWide(top, loadWide(logits + i, n), n);
   }
-  return maxLanes(top);
+  return mostWide(top);
 }
 
 /* The sum of exp(logit - max); with `keep` the exponentials replace the logits. */
 static double exponentials(float *logits, int v, float max, int keep) {
-  v128_t shift = SPLAT(max);
+  Wide shift = splatWide(max);
   Exp e = makeExp();
   double sum = 0.0;
   for (int start = 0; start < v; start += BLOCK) {
     v128_t total = SPLAT(0.0f);
     int end = minInt(v, start + BLOCK);
     int i = start;
-    for (; i + 4 <= end; i += 4) {
-      v128_t w = expF32(e, SUB(load(logits + i), shift));
-      if (keep) store(logits + i, w);
-      total = ADD(total, w);
+    for (; i + LANES <= end; i += LANES) {
+      Wide w = expOf(e, subWide(loadWide(logits + i, LANES), shift));
+      if (keep) storeWide(logits + i, w, LANES);
+      total = addFours(total, w);
     }
     if (i < end) {
-      v128_t w = wasm_v128_and(expF32(e, SUB(loadPart(logits + i, end - i), shift)), laneMask(end - i));
-      if (keep) storePart(logits + i, w, end - i);
-      total = ADD(total, w);
+      Wide w = keepWide(expOf(e, subWide(loadWide(logits + i, end - i), shift)), end - i);
+      if (keep) storeWide(logits + i, w, end - i);
+      total = addFours(total, w);
     }
     sum += (double)sumLanes(total);
   }
@@ -61,10 +61,10 @@ static double rowLoss(float *logits, int v, int target, int differentiate) {
   float max = rowMax(logits, v), wanted = logits[target];
   double sum = exponentials(logits, v, max, differentiate);
   if (differentiate) {
-    v128_t inverse = SPLAT((float)(1.0 / sum));
-    for (int i = 0; i < v; i += 4) {
-      int n = minInt(v - i, 4);
-      storePart(logits + i, MUL(loadPart(logits + i, n), inverse), n);
+    Wide inverse = splatWide((float)(1.0 / sum));
+    for (int i = 0; i < v; i += LANES) {
+      int n = minInt(v - i, LANES);
+      storeWide(logits + i, mulWide(loadWide(logits + i, n), inverse), n);
     }
     logits[target] -= 1.0f;
   }
@@ -110,8 +110,8 @@ double crossEntropy(int r, int v, int d, const float *x, const float *head, cons
 
 /* x *= factor: the gradient of the sum becomes that of what is made of it. */
 EXPORT(scale_in_place) void scaleInPlace(int size, float *x, float factor) {
-  for (int i = 0; i < size; i += 4) {
-    int n = minInt(size - i, 4);
-    storePart(x + i, MUL(loadPart(x + i, n), SPLAT(factor)), n);
+  for (int i = 0; i < size; i += LANES) {
+    int n = minInt(size - i, LANES);
+    storeWide(x + i, mulWide(loadWide(x + i, n), splatWide(factor)), n);
   }
 }

@@ -1,7 +1,7 @@
 /*
  * embedding: rows of a table, and the table's gradient, to which rows are added in ascending order.
  */
-#include "simd.h"
+#include "wide.h"
 
 /* Returns -1, or the first position whose id is not in [0, v); nothing is read for such an id. */
 EXPORT(embedding_gather) int embeddingGather(int r, int v, int d, const int32_t *ids, const float *table, float *y) {
@@ -18,9 +18,9 @@ void embeddingScatter(int r, int v, int d, const int32_t *ids, const float *dy, 
   fillZero(dTable, v * d);
   for (int i = 0; i < r; i++, dy += d) {
     float *row = dTable + ids[i] * d;
-    for (int j = 0; j < d; j += 4) {
-      int n = minInt(d - j, 4);
-      storePart(row + j, ADD(loadPart(row + j, n), loadPart(dy + j, n)), n);
+    for (int j = 0; j < d; j += LANES) {
+      int n = minInt(d - j, LANES);
+      storeWide(row + j, addWide(loadWide(row + j, n), loadWide(dy + j, n)), n);
     }
   }
 }

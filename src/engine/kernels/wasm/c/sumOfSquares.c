@@ -5,6 +5,18 @@
 #include "simd.h"
 
 EXPORT(sum_of_squares) double sumOfSquares(int size, const float *x) {
+#ifdef __AVX512F__
+  __m512d chains = _mm512_setzero_pd();
+  int i = 0;
+  for (; i + 8 <= size; i += 8) {
+    __m512d wide = _mm512_cvtps_pd(_mm256_loadu_ps(x + i));
+    chains = _mm512_add_pd(chains, _mm512_mul_pd(wide, wide));
+  }
+  __m512d rest = _mm512_cvtps_pd(_mm256_maskz_loadu_ps((__mmask8)((1 << (size - i)) - 1), x + i));
+  chains = _mm512_add_pd(chains, _mm512_mul_pd(rest, rest));
+  v128_t s0 = BITS(_mm512_castpd512_pd128(chains)), s1 = BITS(_mm512_extractf64x2_pd(chains, 1));
+  v128_t s2 = BITS(_mm512_extractf64x2_pd(chains, 2)), s3 = BITS(_mm512_extractf64x2_pd(chains, 3));
+#else
   v128_t s0 = wasm_f64x2_splat(0.0), s1 = s0, s2 = s0, s3 = s0;
   for (int i = 0; i < size; i += 8) {
     int left = size - i;
@@ -14,6 +26,7 @@ EXPORT(sum_of_squares) double sumOfSquares(int size, const float *x) {
     s0 = wasm_f64x2_add(s0, wasm_f64x2_mul(a0, a0)), s1 = wasm_f64x2_add(s1, wasm_f64x2_mul(a1, a1));
     s2 = wasm_f64x2_add(s2, wasm_f64x2_mul(b0, b0)), s3 = wasm_f64x2_add(s3, wasm_f64x2_mul(b1, b1));
   }
+#endif
   v128_t sum = wasm_f64x2_add(wasm_f64x2_add(s0, s1), wasm_f64x2_add(s2, s3));
   return wasm_f64x2_extract_lane(sum, 0) + wasm_f64x2_extract_lane(sum, 1);
 }
