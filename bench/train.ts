@@ -46,8 +46,8 @@ interface Engine {
 
 /** As the native rows, without the build for AVX-512. */
 const plainNative: typeof benchedKernels = [
-  ["native, wasm beside", "native", "relaxed256"],
-  ["native bf16, wasm beside", "native-bf16", "relaxed256"],
+  ["native on wasm", "native", "relaxed256"],
+  ["native bf16 on wasm", "native-bf16", "relaxed256"],
 ];
 const options = optionsOf({ shapes: "s,m", rounds: "5", threads: "1,2", stock: "1", python: "python3", kernels: "" });
 const threadCounts = options["threads"]!.split(",").map(Number);
