@@ -117,7 +117,7 @@ async function listen(server: Server, { host, port }: Settings): Promise<string>
 
 async function drain(server: Server, closing: AbortController): Promise<void> {
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  closing.abort();
+  closing.abort(new CodedError("unavailable", "the server is stopping"));
   server.closeIdleConnections();
   const late = setTimeout(() => server.closeAllConnections(), drainTimeoutMs);
   // a connection that becomes idle while others finish must not hold the server up

@@ -1087,7 +1087,7 @@ export interface components {
          */
         ModelConfig: JsonObject;
         /**
-         * @description A name for people; it need not be unique.
+         * @description A name for people; it need not be unique, and has not the form of an id.
          * @example base-x2
          */
         Name: string;

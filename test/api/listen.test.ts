@@ -282,8 +282,16 @@ describe("a listening server", () => {
     const [job] = (await (await fetch(`${server.url}/v1/jobs?kind=training`)).json()).data;
     const stream = await fetch(`${server.url}/v1/jobs/${job.id}/events`, { headers: { Accept: "text/event-stream" } });
     const text = stream.text();
+    // Its model is being loaded.
+    const completion = post("/v1/completions", { model: "base", prompt: "a", max_tokens: 50 });
+    await sleep(100);
     await server.close();
     assert.equal((await held).status, 202);
+    const refused = await completion;
+    assert.deepEqual(
+      [refused.status, refused.body.code, refused.body.detail],
+      [503, "unavailable", "the server is stopping"],
+    );
     assert.match(await text, /^id: 1\n/);
     await assert.rejects(fetch(`${server.url}/healthz`));
     // with other machines in reach it refuses to listen, since there is no key; then it opens the same data again

@@ -117,6 +117,12 @@ describe("a body", () => {
     }
   });
 
+  test("a name has not the form of an id, by which it could never be found", async () => {
+    const rename = (name: string) => bodyFields("updateCheckpoint", { name });
+    assert.equal((await rename("ckpt_01m8cvgtwdnst531z88p6r"))[0]?.pointer, "/name");
+    validator.body(operation("updateCheckpoint"), { name: "ckpt_step_1000" }, 100);
+  });
+
   test("long values are cut in messages", async () => {
     const [finding] = await bodyFields("createKey", { name: "x".repeat(5_000), scopes: ["read"] });
     assert.ok((finding?.detail.length ?? 0) < 200, finding?.detail);

@@ -14,6 +14,7 @@ import type { GenerateEvent, GenerateRequest, ServedModel } from "../infer/serve
 import { computeEnvironment } from "../settings.ts";
 import { createEventQueue } from "./eventQueue.ts";
 import type { EventQueue } from "./eventQueue.ts";
+import { givenUp } from "./givenUp.ts";
 import { createWatchdog } from "./processWatchdog.ts";
 import type { Watchdog, WatchdogLimits } from "./processWatchdog.ts";
 import { parseFromChild } from "./protocol.ts";
@@ -102,7 +103,7 @@ export class ModelProcess {
     if (this.#end !== null) throw this.#end;
     const id = this.#nextId++;
     const queue = createEventQueue<GenerateEvent>(maxUnreadEvents);
-    const abort = (): void => queue.fail(new CodedError("cancelled", "the request was cancelled"));
+    const abort = (): void => queue.fail(givenUp(signal));
     this.#running.set(id, queue);
     signal.addEventListener("abort", abort, { once: true });
     try {

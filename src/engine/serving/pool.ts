@@ -13,6 +13,7 @@ import type { GenerateEvent, GenerateRequest } from "../infer/servedModel.ts";
 import { listBackends } from "../backends/index.ts";
 import { estimateFootprint, reservationOf } from "./footprint.ts";
 import type { Footprint } from "./footprint.ts";
+import { givenUp } from "./givenUp.ts";
 import { Places } from "./places.ts";
 import type { Place } from "./places.ts";
 import type { PoolMetrics } from "./poolMetrics.ts";
@@ -124,7 +125,7 @@ export function createModelPool(options: PoolOptions): ModelPool {
 async function run(place: Place, request: GenerateRequest, signal: AbortSignal): Promise<AsyncIterable<GenerateEvent>> {
   const aborted = Promise.withResolvers<never>();
   aborted.promise.catch(() => undefined);
-  const abort = (): void => aborted.reject(new CodedError("cancelled", "the request was cancelled"));
+  const abort = (): void => aborted.reject(givenUp(signal));
   signal.addEventListener("abort", abort, { once: true });
   try {
     if (signal.aborted) abort();

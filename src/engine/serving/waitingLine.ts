@@ -5,6 +5,7 @@
  * for everybody. It knows nothing of models; the pool walks it.
  */
 import { CodedError } from "../../ops/errors.ts";
+import { givenUp } from "./givenUp.ts";
 
 export interface Ticket<Wish, Place> {
   readonly wish: Wish;
@@ -50,10 +51,10 @@ export class WaitingLine<Wish, Place> {
    * @throws too_many_requests when the line is full or the wait was too long; cancelled when the signal aborts
    */
   async join(wish: Wish, signal: AbortSignal, continued: boolean): Promise<Place> {
-    if (signal.aborted) throw new CodedError("cancelled", "the request was cancelled");
+    if (signal.aborted) throw givenUp(signal);
     if (!continued && this.length >= this.#maxLength) throw busy(`${this.length} requests wait already`);
     const outcome = Promise.withResolvers<Place>();
-    const abort = (): void => ticket.leave(new CodedError("cancelled", "the request was cancelled"));
+    const abort = (): void => ticket.leave(givenUp(signal));
     const late = (): void => ticket.leave(busy(`no place became free within ${this.#timeoutMs} ms`));
     const timer = setTimeout(late, this.#timeoutMs);
     const remove = (): void => {

@@ -58,7 +58,10 @@ export function planGrowth(source: GrowthSource, request: GrowthPlanRequest): Gr
     throw impossible("/checkpoint", detail);
   }
   const { params } = request;
-  const composed = typeof params === "object" && params !== null && Object.hasOwn(params, "steps");
+  const steps: unknown =
+    typeof params === "object" && params !== null ? (params as { steps?: unknown }).steps : undefined;
+  // An operator may stand beside `steps` that are no list: then its own fields are what is wrong.
+  const composed = Array.isArray(steps) || (steps !== undefined && request.operator === undefined);
   return composed ? planSteps(source, request, seed) : planOne(source, request, seed, "");
 }
 

@@ -95,6 +95,11 @@ const refusals: [title: string, request: object, pointer: string][] = [
   ["nine steps", { params: { steps: new Array<JsonObject>(9).fill({ ...stack, factor: 1 }) } }, "/params/steps"],
   ["steps that are no list", { params: { steps: {} } }, "/params/steps"],
   ["another parameter beside steps", { params: { steps: [stack], noise: 1 } }, "/params/noise"],
+  [
+    "an operator's own steps that are no list",
+    { operator: "learn", axis: "depth", params: { steps: 5 } },
+    "/params/steps",
+  ],
   ["a step that is null", { params: { steps: [null] } }, "/params/steps/0"],
   ["a step with a foreign field", { params: { steps: [{ ...stack, seed: 1 }] } }, "/params/steps/0/seed"],
   [
