@@ -1,4 +1,4 @@
-/** Why a request was given up, as whoever still listens is told: the reason of its signal, where that is an error of ours. */
+/** Why a request was given up, for whoever still listens: the reason of its signal, where that is an error of ours. */
 import { CodedError } from "../../ops/errors.ts";
 
 /** @returns what its signal was aborted with, such as `unavailable` of a server that stops; otherwise `cancelled` */
