@@ -1,9 +1,10 @@
 /**
  * Inference speed: `node bench/infer.ts --shapes s,m --rounds 5 --tokens 16 --batches 1,8 --context 128 --threads 1,2
  * --python python3`. Prefill and decode with a key/value cache, as served models do it (`infer/teamModel.ts`), with
- * weights and caches in 32 bits and in 16 ("16/32 bits": weights/cache), and by PyTorch in both precisions (eager, cache by concatenation, as Hugging Face
- * models do): all rows in one run, interleaved, medians. Decoding reads every weight once for each step, so beside it
- * stands the rate that a plain sum of the float32 bytes on one thread would allow, measured in the same run.
+ * weights and caches in 32 bits and in 16 ("16/32 bits": weights/cache), and by PyTorch in both precisions (eager,
+ * cache by concatenation, as Hugging Face models do): all rows in one run, in another order each round, medians.
+ * Decoding reads every weight once for each step, so beside it stands the rate that a plain sum of the float32 bytes on
+ * one thread would allow, measured in the same run.
  */
 import * as tf from "@tensorflow/tfjs";
 import { activateTfjs } from "../src/engine/backends/tfjsRuntime.ts";
@@ -12,6 +13,7 @@ import { llamaDecoder } from "../src/engine/infer/loadServedModel.ts";
 import { openTeamModel } from "../src/engine/infer/teamModel.ts";
 import { kernelsFor } from "../src/engine/kernels/index.ts";
 import type { LlamaConfig } from "../src/ops/architectures/llamaConfig.ts";
+import { seededStream } from "../src/ops/rng.ts";
 import { benchedKernels, configOf, median, optionsOf, randomWeights, shapes, weightSource } from "./lib/model.ts";
 import { openTorchPeer } from "./lib/torchPeer.ts";
 
@@ -111,13 +113,17 @@ async function report(
   const bytes = read.reduce((sum, { size }) => sum + 4 * size, 0);
   const timings = rows.map((): Timing[] => []);
   const sums: number[] = [];
+  const sumRow = rows.length;
   for (let round = -1; round < rounds; round++) {
-    const start = performance.now();
-    await kernels.sumOfSquares(read);
-    if (round >= 0) sums.push((performance.now() - start) / 1000);
-    for (const [i, row] of rows.entries()) {
-      if (row.title === "tfjs ops" && round > 0) continue;
-      const timing = await row.run();
+    for (const i of shuffled(rows.length + 1, round)) {
+      if (i === sumRow) {
+        const start = performance.now();
+        await kernels.sumOfSquares(read);
+        if (round >= 0) sums.push((performance.now() - start) / 1000);
+        continue;
+      }
+      if (rows[i]!.title === "tfjs ops" && round > 0) continue;
+      const timing = await rows[i]!.run();
       if (round >= 0) timings[i]!.push(timing);
     }
   }
@@ -138,6 +144,17 @@ async function report(
     ];
     console.log(`  ${title.padEnd(34)}${[...cells, ...shares].join("")}`);
   });
+}
+
+/**
+ * An order of its own for each round: a row runs slower behind one that left the processor to others for long, and none
+ * shall always be the one.
+ */
+function shuffled(count: number, round: number): number[] {
+  const stream = seededStream(round + 1, "order of rows");
+  return Array.from({ length: count }, (_, i) => [stream.uniform(), i] as const)
+    .sort(([a], [b]) => a - b)
+    .map(([, i]) => i);
 }
 
 /** Prefill of each sequence, then `tokens` greedy steps of all of them together. */
