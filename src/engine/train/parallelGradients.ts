@@ -33,6 +33,8 @@ export function parallelGradients(
   sharedWeights: Float32Array,
   transfer: HeapTransfer,
 ): GradientSource {
+  const add = model.kernels.addInPlace;
+  if (!add) throw new Error(`invariant: kernels ${model.kernels.name} do not add the gradients of other threads`);
   return {
     async sum(batches, signal) {
       const total = new GradientTotal();
@@ -50,7 +52,7 @@ export function parallelGradients(
           for (const { loss } of answers) loss.catch(() => undefined);
           await total.add(model, own as MicroBatch);
           for (const { batch, helper, loss } of answers) {
-            total.addComputed(await loss, batch, (grads) => transfer.addTo(grads, helper.gradient));
+            total.addComputed(await loss, batch, (grads) => transfer.addTo(grads, helper.gradient, add));
           }
         }
         return total.take();

@@ -87,6 +87,7 @@ describe("the build for AVX-512 of training's kernels", { skip }, () => {
       await assertSame("to_bf16", of(2), (c, at) => c.to_bf16(size, ...at), special.slice(0, size));
       await assertSame("sum of squares", of(1), (c, at) => c.sum_of_squares(size, ...at));
       await assertSame("scale", of(1), (c, [x = 0]) => c.scale_in_place(size, x, 0.3), special);
+      await assertSame("addition", of(2), (c, at) => c.add_in_place(size, ...at), special);
       const scalars = [0.3, 0.9, 0.1, 0.95, 0.05, 0.999, 1e-3, 0.4, 1e-8];
       await assertSame("adamw", of(4), (c, at) => c.adamw_step(size, ...at, ...scalars), special);
     }

@@ -23,6 +23,7 @@ const bindings = [
   ["rms_norm_backward", "rmsNormBackward", "void", "iifpppppp"],
   ["rope_rotate", "ropeRotate", "void", "iiiipppfp"],
   ["embedding_scatter", "embeddingScatter", "void", "iiippp"],
+  ["add_in_place", "addInPlace", "void", "ipp"],
   ["adamw_step", "adamwStep", "void", "ippppfffffffff"],
   ["sum_of_squares", "sumOfSquares", "double", "ip"],
   ["to_bf16", "toBf16", "void", "ipp"],

@@ -44,6 +44,7 @@ const trials: readonly Trial[] = [
     blocks: [size, size, size, size],
     run: (c, at) => c.adamw_step(size, ...at, 0.3, 0.9, 0.1, 0.95, 0.05, 0.999, 1e-3, 0.4, 1e-8),
   },
+  { blocks: [size, size], run: (c, at) => c.add_in_place(size, ...at) },
   { blocks: [size], run: (c, at) => c.sum_of_squares(size, ...at) },
 ];
 const scratchFloats = 131_072;

@@ -23,7 +23,7 @@ import { makeEmbedding } from "./embedding.ts";
 import { KernelHeap } from "./heap.ts";
 import { makeLinear, wasmProducts } from "./linear.ts";
 import type { KernelFunctions } from "./module.ts";
-import { makeAdamw, makeSumOfSquares } from "./optimizer.ts";
+import { makeAdamw, makeAddInPlace, makeSumOfSquares } from "./optimizer.ts";
 import { makeRmsNorm } from "./rmsNorm.ts";
 import { makeRope } from "./rope.ts";
 import { makeSwiglu } from "./swiglu.ts";
@@ -72,6 +72,7 @@ export function kernelsOn(heap: KernelHeap, c: KernelFunctions, name: string): K
     swiglu: makeSwiglu(heap, c),
     crossEntropy: makeCrossEntropy(heap, c, wasmCrossEntropy(heap, c)),
     writePositions: makeWritePositions(heap),
+    addInPlace: makeAddInPlace(heap, c),
     adamw: makeAdamw(heap, c),
     sumOfSquares: makeSumOfSquares(heap, c),
   };

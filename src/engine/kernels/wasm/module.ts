@@ -34,6 +34,7 @@ export interface KernelFunctions {
   readonly cross_entropy_rows: Reckoner;
   readonly cross_entropy: Reckoner;
   readonly scale_in_place: Procedure;
+  readonly add_in_place: Procedure;
   readonly adamw_step: Procedure;
   readonly to_bf16: Procedure;
   readonly sum_of_squares: Reckoner;

@@ -4,6 +4,7 @@
  */
 import type * as tf from "@tensorflow/tfjs";
 import { invariant } from "../../../ops/errors.ts";
+import type { Kernels } from "../kernels.ts";
 import { KernelHeap } from "./heap.ts";
 
 export interface HeapTransfer {
@@ -11,8 +12,8 @@ export interface HeapTransfer {
   copyOut(tensors: readonly tf.Tensor[], to: Float32Array): void;
   /** Overwrites the variables with `from`. */
   copyIn(from: Float32Array, variables: readonly tf.Variable[]): void;
-  /** tensor += from, in place; the tensors must be the only owners of their bytes. */
-  addTo(tensors: readonly tf.Tensor[], from: Float32Array): void;
+  /** tensor += from by the kernel for it, in place; the tensors must be the only owners of their bytes. */
+  addTo(tensors: readonly tf.Tensor[], from: Float32Array, add: NonNullable<Kernels["addInPlace"]>): void;
 }
 
 /** @throws backend_unavailable when the wasm backend of tfjs has not been set up */
@@ -26,11 +27,8 @@ export function createHeapTransfer(): HeapTransfer {
     copyIn(from, variables) {
       eachPart(variables, from, (variable, part) => view(heap.writable(variable), variable.size).set(part));
     },
-    addTo(tensors, from) {
-      eachPart(tensors, from, (tensor, part) => {
-        invariant(heap.owners(tensor) === 1, `a tensor of shape [${tensor.shape.join()}] shares its bytes`);
-        addInPlace(view(heap.at(tensor), tensor.size), part);
-      });
+    addTo(tensors, from, add) {
+      eachPart(tensors, from, (tensor, part) => add(tensor, part));
     },
   };
 }
@@ -46,8 +44,4 @@ function eachPart<T extends tf.Tensor>(
     start += tensor.size;
   }
   invariant(start === shared.length, `tensors of ${start} elements for ${shared.length} elements of shared memory`);
-}
-
-function addInPlace(sums: Float32Array, values: Float32Array): void {
-  for (let i = 0; i < sums.length; i++) sums[i] = (sums[i] as number) + (values[i] as number);
 }
