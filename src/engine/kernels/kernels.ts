@@ -80,8 +80,8 @@ export interface Kernels {
   writePositions?(target_1SKH: tf.Tensor4D, at: number, source_BTKH: tf.Tensor4D, index: number): void;
 
   /**
-   * Adds numbers of another memory to a tensor, in place: gradients of other threads. Nothing else may hold the tensor's
-   * bytes. A backend whose trainings have one thread leaves it out.
+   * Adds numbers of another memory to a tensor, in place: gradients of other threads. Nothing else may hold the
+   * tensor's bytes. A backend whose trainings have one thread leaves it out.
    */
   addInPlace?(target: tf.Tensor, values: Float32Array): void;
 
