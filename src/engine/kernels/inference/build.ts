@@ -50,7 +50,7 @@ export async function chooseBuild({ variant, native }: InferenceKernels, heap: S
   // Panels and pages are as wide as those of this variant alone.
   const machine = variant === "relaxed256" ? await loadIfThere(heap.memory) : null;
   const wide = { ...c, ...machine };
-  const avx512 = machine !== null && sameProducts(heap, c, { c: wide, blas: null }, [1, 7, 16, 45]);
+  const avx512 = machine !== null && sameProducts(heap, c, { c: wide, blas: null }, [1, 4, 7, 16, 45]);
   const library = await openBlas(heap.memory);
   const blas = sameProducts(heap, c, { c, blas: library }, [mostDirectRows + 1, 64, 100, 130]);
   return { build: { variant, avx512, blas }, c: avx512 ? wide : c, blas: blas ? library : null };
