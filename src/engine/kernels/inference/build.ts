@@ -2,12 +2,11 @@
  * What a model's steps are computed by: a build of the wasm kernels, and where the backend may use what the machine
  * has, the build for AVX-512 and a BLAS. Either is taken only after it gave the numbers of the wasm kernels in a trial.
  */
-import { CodedError } from "../../../ops/errors.ts";
 import type { InferenceKernels } from "../kernels.ts";
+import { unlessMissing } from "../machine/avx512.ts";
 import type { Blas } from "../native/blas.ts";
 import { openBlas } from "../native/blas.ts";
 import type { KernelVariant } from "../wasm/variants.ts";
-import type { MachineFunctions } from "./avx512.ts";
 import { loadAvx512 } from "./avx512.ts";
 import type { InferenceFunctions } from "./module.ts";
 import { loadInferenceKernels } from "./module.ts";
@@ -48,22 +47,12 @@ export async function chooseBuild({ variant, native }: InferenceKernels, heap: S
   if (!native) return plain;
   const { c } = plain;
   // Panels and pages are as wide as those of this variant alone.
-  const machine = variant === "relaxed256" ? await loadIfThere(heap.memory) : null;
+  const machine = variant === "relaxed256" ? await unlessMissing(loadAvx512(heap.memory)) : null;
   const wide = { ...c, ...machine };
   const avx512 = machine !== null && sameProducts(heap, c, { c: wide, blas: null }, [1, 4, 7, 16, 45]);
   const library = await openBlas(heap.memory);
   const blas = sameProducts(heap, c, { c, blas: library }, [mostDirectRows + 1, 64, 100, 130]);
   return { build: { variant, avx512, blas }, c: avx512 ? wide : c, blas: blas ? library : null };
-}
-
-/** @returns null where the kernels for AVX-512 do not load: then there are others. */
-async function loadIfThere(memory: WebAssembly.Memory): Promise<MachineFunctions | null> {
-  try {
-    return await loadAvx512(memory);
-  } catch (error) {
-    if (error instanceof CodedError && error.code === "backend_unavailable") return null;
-    throw error;
-  }
 }
 
 /** Whether products have the numbers of `c` for so many rows, on shapes that meet the edges of tiles and blocks. */

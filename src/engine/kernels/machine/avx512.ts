@@ -46,3 +46,13 @@ export async function openMachineLibrary(file: string): Promise<MachineLibrary> 
     },
   };
 }
+
+/** @returns what was opened, or null where it is not there: then there are the kernels in WebAssembly */
+export async function unlessMissing<T>(opening: Promise<T>): Promise<T | null> {
+  try {
+    return await opening;
+  } catch (error) {
+    if (error instanceof CodedError && error.code === "backend_unavailable") return null;
+    throw error;
+  }
+}

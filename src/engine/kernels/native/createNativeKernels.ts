@@ -6,14 +6,13 @@
  * Same shapes and inputs, same bytes, on one machine with one library; another processor or release may round
  * otherwise. Without a gradient a row has the numbers of the wasm kernels, alone and among others: native/linear.ts.
  */
-import { CodedError } from "../../../ops/errors.ts";
 import type { Kernels } from "../kernels.ts";
+import { unlessMissing } from "../machine/avx512.ts";
 import { KernelHeap } from "../wasm/heap.ts";
 import { kernelsOn, openWasmKernels } from "../wasm/createWasmKernels.ts";
 import type { WasmKernelOptions, WasmKernels } from "../wasm/createWasmKernels.ts";
 import { makeCrossEntropy } from "../wasm/crossEntropy.ts";
 import { makeLinear, wasmProducts } from "../wasm/linear.ts";
-import type { MachineFunctions } from "./avx512.ts";
 import { loadAvx512 } from "./avx512.ts";
 import { bf16Linear, roundingBlas } from "./bf16.ts";
 import { openBlas } from "./blas.ts";
@@ -53,20 +52,10 @@ export async function openNativeKernels(options: WasmKernelOptions = {}): Promis
   const wasm = await openWasmKernels(options);
   const { kernels, heap, functions } = wasm;
   if (options.variant !== undefined || kernels.inference?.variant !== "relaxed256") return wasm;
-  const own = await loadIfThere(heap.memory);
+  const own = await unlessMissing(loadAvx512(heap.memory));
   if (own === null || !givesSameBytes(heap, own, functions)) return wasm;
   const all = { ...functions, ...own };
   return { heap, functions: all, kernels: { ...kernels, ...kernelsOn(heap, all, kernels.name) } };
-}
-
-/** @returns null where the kernels for AVX-512 do not load: then there are others. */
-async function loadIfThere(memory: WebAssembly.Memory): Promise<MachineFunctions | null> {
-  try {
-    return await loadAvx512(memory);
-  } catch (error) {
-    if (error instanceof CodedError && error.code === "backend_unavailable") return null;
-    throw error;
-  }
 }
 
 /** @returns the wasm kernels with their products replaced by those of `blas`. */
