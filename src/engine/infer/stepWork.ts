@@ -1,7 +1,7 @@
 /**
  * Whether a step of a model on shared memory is worth several threads. They meet some five times in a layer, which
- * costs the same for any model; what they save grows with the work between two meetings. Measured in docs/cpu.md. The
- * bits of a step do not depend on it.
+ * costs the same for any model; what they save grows with the work between two meetings. Measured in docs/serving.md.
+ * The bits of a step do not depend on it.
  */
 import type { TeamLlama, TeamStep } from "../model/teamLlama.ts";
 
